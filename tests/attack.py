@@ -70,7 +70,7 @@ TOKEN, NUMBER = b"%TOKEN%", b"%NUMBER%"
 SIGNED_IN = UPGRADE + b"Authorization: Bearer " + TOKEN + b"\r\n\r\n"
 
 
-def say(type: str, **data: Any) -> bytes:
+def framed(type: str, **data: Any) -> bytes:
     """Return a message as a client sends it."""
     # Not masked, so that the number of a socket can be put into it: zeros change nothing.
     return frame(TEXT, json.dumps({"type": type, "data": data}).encode(), mask=bytes(4))
@@ -135,7 +135,7 @@ ROWS = (
         "a user fills rooms",
         USERS,
         SIGNED_IN,
-        say("publish", channel="chat:%NUMBER%", data="x" * 50_000) * 2,
+        framed("publish", channel="chat:%NUMBER%", data="x" * 50_000) * 2,
         user=True,
         reads=True,
     ),
@@ -143,7 +143,7 @@ ROWS = (
         "a user makes rooms",
         USERS,
         SIGNED_IN,
-        b"".join(say("publish", channel=f"chat:%NUMBER%-{n}", data="x") for n in range(50)),
+        b"".join(framed("publish", channel=f"chat:%NUMBER%-{n}", data="x") for n in range(50)),
         user=True,
         reads=True,
     ),
@@ -151,9 +151,9 @@ ROWS = (
         "a user asks for rooms that nobody made",
         USERS,
         SIGNED_IN,
-        say("history", channel="chat:never-%NUMBER%")
-        + say("subscribe", channels=[f"chat:never-%NUMBER%-{n}" for n in range(120)])
-        + say("unsubscribe", channels=[f"chat:never-%NUMBER%-{n}" for n in range(120)]),
+        framed("history", channel="chat:never-%NUMBER%")
+        + framed("subscribe", channels=[f"chat:never-%NUMBER%-{n}" for n in range(120)])
+        + framed("unsubscribe", channels=[f"chat:never-%NUMBER%-{n}" for n in range(120)]),
         user=True,
         reads=True,
     ),
@@ -161,14 +161,14 @@ ROWS = (
         "a user asks for all, and reads nothing",
         USERS,
         SIGNED_IN,
-        say(
+        framed(
             "subscribe",
             channels=[{"channel": f"chat:{n:08}", "since": {"offset": 0, "epoch": "x"}} for n in range(100)],
         )
-        + b"".join(say("history", channel=f"chat:{n:08}", limit=1000) for n in range(20)),
+        + b"".join(framed("history", channel=f"chat:{n:08}", limit=1000) for n in range(20)),
         user=True,
     ),
-    Row("a user floods", USERS, SIGNED_IN, (say("ping") + frame(PING)) * 500, user=True),
+    Row("a user floods", USERS, SIGNED_IN, (framed("ping") + frame(PING)) * 500, user=True),
     Row("SDKs without a token", 2 * PLACES, SDK_OPEN),
     Row("streams for SDKs without a token", PLACES, posted(b"/connection/http_stream", b'{"id":1,"connect":{}}')),
     Row("sessions that nobody made", 200, posted(b"/emulation", b'{"session":"a.b","node":"n","data":"{}"}') * 20),
@@ -348,10 +348,10 @@ class Attacker:
         except OSError:
             return
         self.sockets.append(plain)
-        self.say(plain, first)
+        self.send(plain, first)
 
-    def say(self, one: socket.socket, octets: bytes) -> None:
-        """Say this behind what the server has not taken yet; where there is such a rest, that alone."""
+    def send(self, one: socket.socket, octets: bytes) -> None:
+        """Send this behind what the server has not taken yet; where there is such a rest, that alone."""
         octets = self._rest.pop(one, b"") or octets
         try:
             sent = one.send(octets)
@@ -378,7 +378,7 @@ class Attacker:
         while time.monotonic() < end:
             for at in self._random.sample(range(len(self.sockets)), min(50, len(self.sockets))):
                 if row.then:
-                    self.say(self.sockets[at], self._numbered(row.then, at))
+                    self.send(self.sockets[at], self._numbered(row.then, at))
             if row.reads:
                 self.read()
             fresh()
@@ -409,7 +409,7 @@ class Vigil:
         self._attackers: list[tuple[Attacker, float]] = []
         #: s from a row's last word until its last socket was gone, by its place
         self.gone: dict[int, float] = {}
-        self._over = threading.Event()
+        self._ended = threading.Event()
         self._watching = threading.Thread(target=self._watch, daemon=True)
 
     def start(self) -> None:
@@ -431,12 +431,12 @@ class Vigil:
         return len(self.gone) == len(self._attackers)
 
     def _watch(self) -> None:
-        while not self._over.wait(0.5):
+        while not self._ended.wait(0.5):
             self.look(time.monotonic())
 
     def end(self) -> None:
         """Close what is left."""
-        self._over.set()
+        self._ended.set()
         self._watching.join()
         for attacker, _ in self._attackers:
             attacker.end()
@@ -489,7 +489,7 @@ class Result(NamedTuple):
         )
 
 
-class Place(NamedTuple):
+class AttackedServer(NamedTuple):
     """A server that listens on tcp for the other one, and on a transport for the attacker; ``store`` says its bytes."""
 
     server: Server
@@ -509,7 +509,7 @@ def _redis_size(redis: RedisServer) -> int:
 
 
 @contextmanager
-def target(place: Path, transport: str, engine: str, bin: Path | None) -> Iterator[Place]:
+def target(place: Path, transport: str, engine: str, bin: Path | None) -> Iterator[AttackedServer]:
     """Such a server; ``bin``: the programs of another installation."""
     port, other = free_port(), free_port()
     context: ssl.SSLContext | None = None
@@ -536,7 +536,7 @@ def target(place: Path, transport: str, engine: str, bin: Path | None) -> Iterat
         config = f"[server]\nmax_connections = {PLACES}\n{door}"
         server = start(place, *options, config=config, port=port, bin=bin)
         stack.callback(server.stop)
-        yield Place(server, address, context, store)
+        yield AttackedServer(server, address, context, store)
 
 
 class Attack:
@@ -565,7 +565,7 @@ class Attack:
             f" ping p99 {_p99(fared.waits) * 1000:.0f} ms"
         )
 
-    def strike(self, row: Row, scale: float = 1.0, seconds: float | None = None) -> Result:
+    def carry_out(self, row: Row, scale: float = 1.0, seconds: float | None = None) -> Result:
         """Carry out a row, with a part of its sockets and for so long. When its sockets are gone is not known yet."""
         server, honest = self._place.server, self._honest
         user = server.token(f"mallory-{len(self.results)}")
@@ -662,7 +662,7 @@ def run(
                 attack = Attack(stack, transport, engine, seed, bin)
                 print(attack.calm(), flush=True)
                 for row in rows:
-                    at_low_priority(partial(attack.strike, row))
+                    at_low_priority(partial(attack.carry_out, row))
                 thread = threading.Thread(target=finish, args=(attack, stack.pop_all()))
             thread.start()
             threads.append((attack, thread))

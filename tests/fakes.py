@@ -135,7 +135,7 @@ class Client:
         self.send(type, id, **data)
         replies: list[Any] = []
         for _ in range(50):
-            await self.rig.settle()
+            await self.rig.until_idle()
             replies = [m for m in self.all if m.get("id") == id]
             if replies:
                 break
@@ -241,19 +241,19 @@ class Rig:
 
     async def stop(self) -> None:
         self.node.stop()
-        await self.settle()
+        await self.until_idle()
         await self.engine.stop()
 
-    async def settle(self) -> None:
+    async def until_idle(self) -> None:
         """Until what was asked of the engine is answered, and what follows from it too."""
         for _ in range(4):
             await self.engine.inbox.state("nobody")
             self.clock.advance(0)
 
     async def advance(self, seconds: float) -> None:
-        await self.settle()
+        await self.until_idle()
         self.clock.advance(seconds)
-        await self.settle()
+        await self.until_idle()
 
     def token(self, user: str, **claims: Any) -> str:
         now = int(self.clock.seconds())

@@ -162,7 +162,7 @@ _UPGRADE = {
 }
 
 
-def _heard(pieces: list[bytes], deflate: bool) -> bytes:
+def _received(pieces: list[bytes], deflate: bool) -> bytes:
     """What a client hears that says this in these pieces."""
     transport = StringTransport()
     extensions = {"sec-websocket-extensions": "permessage-deflate; client_max_window_bits"} if deflate else {}
@@ -181,8 +181,8 @@ def frames(octets: bytes) -> None:
     """What is answered does not depend on how the octets are cut. The first one says how."""
     how, said = (octets[0], octets[1:]) if octets else (0, b"")
     deflate = bool(how & 1)
-    whole = _heard([said], deflate)
-    assert _heard(_pieces(said, 1 + (how >> 1)), deflate) == whole
+    whole = _received([said], deflate)
+    assert _received(_pieces(said, 1 + (how >> 1)), deflate) == whole
     assert whole.startswith(b"HTTP/1.1 101 ")
 
 

@@ -10,7 +10,7 @@ from tests.attack import GONE, MEMORY, ROWS, USER_MEMORY, Attack, Result, Vigil,
 def test_nobody_else_pays_for_an_attack() -> None:
     with ExitStack() as stack:
         attack = Attack(stack, "tcp", "embedded", 1)
-        results = [attack.strike(row, 0.1, 0.1) for row in ROWS]
+        results = [attack.carry_out(row, 0.1, 0.1) for row in ROWS]
     for result in results:
         # Times are for `make attack`, on a machine of its own.
         assert not result.broken, result.line()

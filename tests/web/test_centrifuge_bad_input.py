@@ -287,7 +287,7 @@ class Where(NamedTuple):
             if answers:
                 error = answers[0].get("error")
                 return f"error {error['code']}" if error else next(key for key in answers[0] if key != "id")
-            await self.rig.settle()
+            await self.rig.until_idle()
         raise AssertionError("no answer")
 
 
@@ -331,7 +331,7 @@ async def door(rig: Rig) -> AsyncIterator[Door]:
     door = Door(rig, max_message_size=LIMIT)
     yield door
     door.vanish()
-    await rig.settle()
+    await rig.until_idle()
     assert rig.leftovers() == {}
     assert door.posts._takes == {}
     assert len(door.context.limits.places) == 0
@@ -385,7 +385,7 @@ async def test_what_does_no_harm_on_each_transport(door: Door, transport: str) -
     talk.send(b"".join(map(where.write, many)) if talk.binary else b"\n".join(map(where.write, many)))
     talk.last = 41
     assert await where.outcome() == "ping"
-    await door.rig.settle()
+    await door.rig.until_idle()
     assert [reply["id"] for reply in talk.replies if reply.get("ping") == {}] == [2 + n // 2 for n in range(80)]
     talk.send(where.write({"id": 200, "subscribe": {"channel": "kept:a"}}))
     talk.last = 200
@@ -396,7 +396,7 @@ async def test_what_does_no_harm_on_each_transport(door: Door, transport: str) -
         assert await where.outcome() == "error 107"
     await door.rig.execute("publish", channel="kept:a", data="x" * MAX_FRAME)
     for _ in range(20):
-        await door.rig.settle()
+        await door.rig.until_idle()
         pushed = [reply["push"]["pub"] for reply in talk.replies if "push" in reply]
         if pushed:
             break

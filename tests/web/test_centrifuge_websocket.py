@@ -85,7 +85,7 @@ async def test_pings_may_be_control_frames(door: Door, codec: str) -> None:
     for n in range(1, 4):
         await door.until(lambda n=n: door.rig.clock.advance(0.5) or ann.pings == n)
         ann.pong()
-        await door.rig.settle()
+        await door.rig.until_idle()
         # What was sent before the ping that was answered.
         assert (await door.rig.engine.inbox.state("ann")).acked == 1
     assert {} not in ann.replies
@@ -130,7 +130,7 @@ async def test_nothing_secret_is_logged_listed_or_traced(door: Door, logged: lis
         command = json.dumps({"id": 1, "connect": {"token": bad}})
         door.ask("POST", STREAM, command.encode(), JSON)
         door.ask("GET", f"{SSE}?cf_connect={quote(command)}")
-    await door.rig.settle()
+    await door.rig.until_idle()
     listed = (await door.rig.node.cluster.connections(Target("ann"))).value
     shown = [*said, *logged, repr(listed)]
     watch.stop()

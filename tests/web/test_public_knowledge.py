@@ -97,7 +97,7 @@ def doors(port: int, forged: str) -> Iterator[tuple[str, Any]]:
         with RawSocket(port) as client:
             client.upgrade(headers)
             if where == "message":
-                client.say({"type": "auth", "id": 1, "data": {"token": forged}})
+                client.send_message({"type": "auth", "id": 1, "data": {"token": forged}})
             try:
                 yield where, client.message()["type"]
             except Closed as closed:

@@ -27,8 +27,8 @@ HOUR = 3600
 
 async def test_events_come_once_and_in_order(stage: Stage) -> None:
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(*[(str(n % 3), n) for n in range(30)])
+    await stage.until_idle()
+    await stage.record(*[(str(n % 3), n) for n in range(30)])
     await stage.pass_time(1)
     for user in "012":
         assert [n for subject, n in stage.taken if subject == f"user:{user}"] == list(range(int(user), 30, 3))
@@ -36,7 +36,7 @@ async def test_events_come_once_and_in_order(stage: Stage) -> None:
     assert stage.counters.webhook_delivered == {"mail": 30}
     await sender.stop()
     # The next one goes on from there.
-    await stage.tell(("0", 30))
+    await stage.record(("0", 30))
     sender = stage.sender()
     await stage.pass_time(1)
     assert stage.attempts[30:] == [("user:0", 30)]
@@ -52,8 +52,8 @@ async def test_several_are_sent_at_a_time_but_never_two_of_one_subject(stage: St
 
     stage.answer = hang
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(*[(str(n // 2), n) for n in range(4 * AT_ONCE)])
+    await stage.until_idle()
+    await stage.record(*[(str(n // 2), n) for n in range(4 * AT_ONCE)])
     await stage.pass_time(1)
     assert len(pending) == AT_ONCE
     while any(not each.called for each in pending):
@@ -69,10 +69,10 @@ async def test_several_are_sent_at_a_time_but_never_two_of_one_subject(stage: St
 async def test_what_fails_holds_up_its_subject_alone(stage: Stage) -> None:
     stage.answer = lambda event: FAILED if event.subject == "user:bad" else OK
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(("bad", 0), ("good", 1), ("bad", 2), ("good", 3))
+    await stage.until_idle()
+    await stage.record(("bad", 0), ("good", 1), ("bad", 2), ("good", 3))
     await stage.pass_time(1)
-    await stage.tell(("bad", 4), ("good", 5))
+    await stage.record(("bad", 4), ("good", 5))
     await stage.pass_time(1)
     assert stage.taken == [("user:good", 1), ("user:good", 3), ("user:good", 5)]
     assert [each for each in stage.attempts if each[0] == "user:bad"] == [("user:bad", 0)]
@@ -81,7 +81,7 @@ async def test_what_fails_holds_up_its_subject_alone(stage: Stage) -> None:
     await stage.pass_time(4)
     assert stage.taken[3:] == [("user:bad", 0), ("user:bad", 2), ("user:bad", 4)]
     assert sender.sender.waiting == 0
-    await stage.tell(("bad", 6))
+    await stage.record(("bad", 6))
     await stage.pass_time(0.5)
     assert stage.taken[-1] == ("user:bad", 6)
     assert stage.counters.webhook_failed == {"mail": 1}
@@ -93,10 +93,10 @@ async def test_what_hangs_holds_up_its_subject_alone(stage: Stage, monkeypatch: 
     hanging: Deferred[AttemptResult] = Deferred()
     stage.answer = lambda event: hanging if event.subject == "user:slow" else OK
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(("slow", 0))
+    await stage.until_idle()
+    await stage.record(("slow", 0))
     for n in range(1, 4):
-        await stage.tell(*[(str(user), n) for user in range(30)])
+        await stage.record(*[(str(user), n) for user in range(30)])
         await stage.pass_time(1)
     assert len(stage.taken) == 90
     assert sender.sender.waiting == 1
@@ -109,8 +109,8 @@ async def test_what_hangs_holds_up_its_subject_alone(stage: Stage, monkeypatch: 
 async def test_what_is_held_and_damaged_is_told_and_holds_up_nothing(stage: Stage) -> None:
     stage.answer = lambda event: FAILED
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(("7", 0), ("7", 1))
+    await stage.until_idle()
+    await stage.record(("7", 0), ("7", 1))
     await stage.pass_time(1)
     held, damaged = stage.engine.deliveries.held, [b"{"]
 
@@ -150,8 +150,8 @@ async def test_one_that_is_damaged_costs_itself(stage: Stage, damaged: bytes) ->
 
     stage.engine.events.read = lambda *asked: Deferred.fromCoroutine(spoiling(*asked))  # type: ignore[method-assign]
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(("7", 0), ("7", 1), ("8", 2))
+    await stage.until_idle()
+    await stage.record(("7", 0), ("7", 1), ("8", 2))
     await stage.pass_time(1)
     assert stage.taken == [("user:7", 1), ("user:8", 2)]
     assert len(spoilt) == stage.counters.events_dropped == 1
@@ -160,7 +160,7 @@ async def test_one_that_is_damaged_costs_itself(stage: Stage, damaged: bytes) ->
     stage.engine.events.read = read  # type: ignore[method-assign]
     assert events.number_of(sender.sender.cursor) == 3
     sender = stage.sender()
-    await stage.tell(("7", 3))
+    await stage.record(("7", 3))
     await stage.pass_time(1)
     assert stage.taken[2:] == [("user:7", 3)]
     await sender.stop()
@@ -175,8 +175,8 @@ async def test_the_pauses_are_those_that_are_promised(stage: Stage) -> None:
 
     stage.answer = fail
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(("7", 1))
+    await stage.until_idle()
+    await stage.record(("7", 1))
     await stage.pass_time(40, 0.5)
     await stage.pass_time(3 * HOUR, 30)
     pauses = [after - before for before, after in itertools.pairwise(moments)]
@@ -191,8 +191,8 @@ async def test_the_pauses_are_those_that_are_promised(stage: Stage) -> None:
 async def test_a_wall_clock_that_is_set_holds_nothing_up_and_ends_nothing(stage: Stage, step: int) -> None:
     stage.answer = lambda event: FAILED
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(("7", 1))
+    await stage.until_idle()
+    await stage.record(("7", 1))
     await stage.pass_time(1)
     assert stage.attempts == [("user:7", 1)]
     stage.time.step(step)
@@ -214,8 +214,8 @@ async def test_an_event_is_dead_when_its_retention_ends_and_the_next_one_follows
 
     stage.answer = answer
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(("7", 0), ("7", 1), ("7", 2))
+    await stage.until_idle()
+    await stage.record(("7", 0), ("7", 1), ("7", 2))
     await stage.pass_time(80, 0.5)
     dead = await stage.dead()
     assert [(each.webhook, each.error, each.attempts) for each in dead] == [
@@ -238,8 +238,8 @@ async def test_what_is_to_be_tried_once_more_outlives_the_sender_that_began(stag
     stage.engine.events.rules.adopt(EventRules(60_000, 1 << 30))
     stage.answer = lambda event: FAILED
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(("7", 0))
+    await stage.until_idle()
+    await stage.record(("7", 0))
     await stage.pass_time(80, 0.5)
     assert len(await stage.dead()) == 1
     hanging: list[Deferred[AttemptResult]] = []
@@ -265,10 +265,10 @@ async def test_what_is_to_be_tried_once_more_outlives_the_sender_that_began(stag
 async def test_a_receiver_that_is_gone_is_sent_nothing_more(stage: Stage) -> None:
     stage.answer = lambda event: GONE
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(("1", 1))
+    await stage.until_idle()
+    await stage.record(("1", 1))
     await stage.pass_time(1)
-    await stage.tell(("1", 2), ("2", 3))
+    await stage.record(("1", 2), ("2", 3))
     await stage.pass_time(20, 1)
     assert stage.attempts == [("user:1", 1)]
     assert [each.error for each in await stage.dead()] == [GONE.problem]
@@ -289,12 +289,12 @@ async def test_a_receiver_that_is_gone_is_sent_nothing_more(stage: Stage) -> Non
 async def test_another_address_is_another_receiver(stage: Stage) -> None:
     stage.answer = lambda event: GONE
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(("1", 1))
+    await stage.until_idle()
+    await stage.record(("1", 1))
     await stage.pass_time(1)
     await sender.stop()
     stage.answer = lambda event: OK
-    await stage.tell(("1", 2))
+    await stage.record(("1", 2))
     sender = stage.sender(msgspec.structs.replace(MAIL, url="http://other/"))
     await stage.pass_time(1)
     assert stage.taken == [("user:1", 2)]
@@ -305,8 +305,8 @@ async def test_a_receiver_may_ask_for_a_pause_but_not_beyond_the_retention(stage
     waits = {"1": 90_000, "2": 365 * 24 * HOUR * 1000}
     stage.answer = lambda event: AttemptResult(503, "answered 503", waits[event.subject[5:]])
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(("1", 1), ("2", 2))
+    await stage.until_idle()
+    await stage.record(("1", 1), ("2", 2))
     await stage.pass_time(80, 2)
     assert sorted(stage.attempts) == [("user:1", 1), ("user:2", 2)]
     assert [events.decode(bytes(each.event)).subject for each in await stage.dead()] == ["user:2"]
@@ -317,9 +317,9 @@ async def test_a_receiver_may_ask_for_a_pause_but_not_beyond_the_retention(stage
 
 async def test_only_what_is_asked_for_is_sent(stage: Stage) -> None:
     sender = stage.sender(msgspec.structs.replace(MAIL, types=frozenset({"user.offline"})))
-    await stage.settle()
-    await stage.tell(*[("7", n) for n in range(500)])
-    await stage.tell(("7", 500), type="user.offline")
+    await stage.until_idle()
+    await stage.record(*[("7", n) for n in range(500)])
+    await stage.record(("7", 500), type="user.offline")
     await stage.pass_time(1)
     assert stage.attempts == [("user:7", 500)]
     await sender.stop()
@@ -335,14 +335,14 @@ async def test_what_is_gone_from_the_outbox_is_told_and_holds_up_nothing(stage: 
     try:
         stage.answer = lambda event: FAILED if event.subject == "user:bad" else OK
         sender = stage.sender()
-        await stage.settle()
-        await stage.tell(("bad", 0), ("bad", 1))
+        await stage.until_idle()
+        await stage.record(("bad", 0), ("bad", 1))
         await stage.pass_time(1)
         stage.engine.events.rules.adopt(EventRules(1, 1 << 30))
         await stage.engine.events.trim()
         stage.engine.events.rules.adopt(EventRules(86_400_000, 1 << 30))
         stage.answer = lambda event: OK
-        await stage.tell(("bad", 2))
+        await stage.record(("bad", 2))
         await stage.pass_time(7)
         assert stage.taken == [("user:bad", 2)]
         assert lines.count("webhook_lost") == 2
@@ -362,19 +362,19 @@ async def test_a_reason_is_one_line_until_it_is_over(stage: Stage) -> None:
     try:
         stage.answer = lambda event: FAILED
         sender = stage.sender()
-        await stage.settle()
-        await stage.tell(*[(str(n), n) for n in range(20)])
+        await stage.until_idle()
+        await stage.record(*[(str(n), n) for n in range(20)])
         await stage.pass_time(2)
         assert lines == [("webhook_failed", FAILED.problem)]
         stage.answer = lambda event: OK
         await stage.pass_time(6)
         stage.answer = lambda event: FAILED
-        await stage.tell(("7", 20))
+        await stage.record(("7", 20))
         await stage.pass_time(1)
         assert lines[1:] == []
         stage.answer = lambda event: OK
         await stage.pass_time(QUIET, 1)
-        await stage.tell(("8", 21))
+        await stage.record(("8", 21))
         await stage.pass_time(1)
         assert lines[1:] == [("webhook_back", None)]
         await sender.stop()
@@ -395,11 +395,11 @@ async def test_subjects_that_failed_leave_room_for_the_others(stage: Stage) -> N
 
     stage.answer = answer
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(*[(f"bad{n}", n) for n in range(2 * AT_ONCE)])
+    await stage.until_idle()
+    await stage.record(*[(f"bad{n}", n) for n in range(2 * AT_ONCE)])
     await stage.pass_time(8)
     assert len(hanging) == AGAIN_AT_ONCE
-    await stage.tell(("good", 1))
+    await stage.record(("good", 1))
     await stage.pass_time(0.5)
     assert stage.taken == [("user:good", 1)]
     await sender.die()
@@ -416,14 +416,14 @@ async def test_the_dead_that_are_tried_once_more_leave_room_for_the_others(stage
 
     stage.answer = answer
     sender = stage.sender()
-    await stage.settle()
+    await stage.until_idle()
     made = [events.encode(f"1-{n}", NewEvent("user.online", 1, body({"userId": str(n)}))) for n in range(2 * AT_ONCE)]
     now = stage.time.now()
     await stage.engine.deliveries.add_dead([DeadEvent("mail", msgspec.Raw(each), "no", 1, now) for each in made])
     assert await stage.engine.deliveries.retry("mail", None) == 2 * AT_ONCE
     await stage.pass_time(2)
     assert len(hanging) == AGAIN_AT_ONCE
-    await stage.tell(("good", 1))
+    await stage.record(("good", 1))
     await stage.pass_time(0.5)
     assert stage.taken == [("user:good", 1)]
     # All have their turn.
@@ -438,8 +438,8 @@ async def test_the_dead_that_are_tried_once_more_leave_room_for_the_others(stage
 async def test_what_failed_before_counts_among_the_attempts_at_a_time(stage: Stage) -> None:
     stage.answer = lambda event: FAILED
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(*[(f"bad{n}", n) for n in range(AT_ONCE)])
+    await stage.until_idle()
+    await stage.record(*[(f"bad{n}", n) for n in range(AT_ONCE)])
     await stage.pass_time(1)
     hanging: list[Deferred[AttemptResult]] = []
 
@@ -448,7 +448,7 @@ async def test_what_failed_before_counts_among_the_attempts_at_a_time(stage: Sta
         return hanging[-1]
 
     stage.answer = hang
-    await stage.tell(*[(f"slow{n}", n) for n in range(2 * AT_ONCE)])
+    await stage.record(*[(f"slow{n}", n) for n in range(2 * AT_ONCE)])
     # Until what failed is due.
     await stage.pass_time(8)
     assert len(hanging) == stage.most_at_once == AT_ONCE
@@ -484,12 +484,12 @@ async def test_nothing_is_lost_where_the_sender_dies_again_and_again(
     stage.answer = answer
     sent = 0
     sender = stage.sender()
-    await stage.settle()
+    await stage.until_idle()
     for _ in range(30):
         if sent < 500:
             batch = [(str(chance.randrange(25)), n) for n in range(sent, min(500, sent + 25))]
             sent += len(batch)
-            await stage.tell(*batch)
+            await stage.record(*batch)
         await stage.pass_time(0.5)
         if chance.random() < 0.4:
             await sender.die()
@@ -514,8 +514,8 @@ async def test_an_attempt_that_breaks_ends_the_sender_and_not_the_process(stage:
 
     stage.answer = broken
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(("7", 1))
+    await stage.until_idle()
+    await stage.record(("7", 1))
     await stage.pass_time(1)
     with pytest.raises(Unavailable):
         await sender.running
