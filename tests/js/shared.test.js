@@ -7,7 +7,7 @@ import { MessageChannel } from 'node:worker_threads';
 import { createClient, PushClient, Unauthorized } from '../../pushserver/web/static/pushclient/index.js';
 import { createSharedClient, SharedClient } from '../../pushserver/web/static/pushclient/shared.js';
 import { Exchange } from '../../pushserver/web/static/pushclient/worker.js';
-import { fakeStorage, settle, tokenOf } from './fakes.js';
+import { fakeStorage, nextTurn, tokenOf } from './fakes.js';
 import { MockServer, until } from './mock_server.js';
 
 const { WebSocket } = createRequire(new URL('../node/package.json', import.meta.url))('ws');
@@ -358,7 +358,7 @@ test('a tab says that it has a handler before it calls it, which may block the p
   const port = { postMessage: (message) => posted.push(message) };
   const client = createSharedClient({ url: 'ws://fake.test/ws', token: '42.x', open: () => ({ port, lock: null, release: () => {} }) });
   client.connect();
-  await settle();
+  await nextTurn();
   const { visit } = posted.find((message) => message.do === 'attach');
   const receive = (message) => port.onmessage({ data: { ...message, visit } });
   const push = (n, type) => receive({ is: 'push', n, push: { type, channel: 'user:42', data: n, messageId: `m${n}`, offset: n, epoch: 'i1' } });
@@ -366,11 +366,11 @@ test('a tab says that it has a handler before it calls it, which may block the p
   let before;
   client.on('user_notification', () => (before = posted.at(-1)));
   push(1, 'user_notification');
-  await settle();
+  await nextTurn();
   assert.deepEqual(before, { do: 'begun', n: 1 });
   assert.deepEqual(posted.at(-1), { do: 'done', n: 1, taken: true });
   push(2, 'nobody.listens');
-  await settle();
+  await nextTurn();
   assert.deepEqual(posted.slice(-2).map((message) => [message.do, message.n]), [['done', 1], ['done', 2]]);
   client.disconnect();
 });
