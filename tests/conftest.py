@@ -53,7 +53,7 @@ class LoggedErrors:
 
 @pytest.fixture
 def flush_errors(_logged_errors: LoggedErrors) -> LoggedErrors:
-    """``flush_errors(ZeroDivisionError)``: this failure was meant to be logged; answers with those that were."""
+    """``flush_errors(ZeroDivisionError)``: this failure was meant to be logged; return those that were."""
     return _logged_errors
 
 
