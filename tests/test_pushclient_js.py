@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import tarfile
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,7 +40,7 @@ def program(name: str) -> str:
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
     """What tests/node/package.json names, installed once, also where several workers ask at the same time."""
-    with (Path(tempfile.gettempdir()) / "pushserver-tests-node.lock").open("w") as lock:
+    with (NODE / "package.json").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = run("bash", "tools/node.sh")
         assert done.returncode == 0, done.stderr
