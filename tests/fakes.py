@@ -21,10 +21,11 @@ import pushserver.server.fanout
 from pushserver.app.node import make_node
 from pushserver.config.checks import load
 from pushserver.core.errors import Close
+from pushserver.core.rate_limit import Rates
 from pushserver.engine.embedded import EmbeddedEngine
 from pushserver.engine.interfaces import InboxRules
 from pushserver.protocols.native.framing import SUBPROTOCOL, Plain
-from pushserver.protocols.native.session import NativeSession, Rates
+from pushserver.protocols.native.session import NativeSession
 from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection, Peer
 from pushserver.server.inbound import Inbound

@@ -19,8 +19,8 @@ from pushserver.app.service import make_engine
 from pushserver.config.checks import load
 from pushserver.core.errors import Close
 from pushserver.core.protocol import ClientProtocol
+from pushserver.core.rate_limit import Rates
 from pushserver.protocols.native.protocol import NativeProtocol
-from pushserver.protocols.native.session import Rates
 from pushserver.server.clock import Clock, wall_clock
 from pushserver.server.connection import Connection, Peer
 from pushserver.server.inbound import Inbound

@@ -16,7 +16,7 @@ from pushserver.core import errors
 from pushserver.core.channels import Namespaces
 from pushserver.core.errors import Code, Refused
 from pushserver.core.positions import Position
-from pushserver.protocols.native.session import Rates
+from pushserver.core.rate_limit import Rates
 from pushserver.server.outbox import Policy
 from tests.conftest import LoggedErrors
 from tests.fakes import Rig

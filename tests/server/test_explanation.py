@@ -10,8 +10,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
+from pushserver.core.rate_limit import Rates
 from pushserver.engine.interfaces import Survey
-from pushserver.protocols.native.session import Rates
 from pushserver.server.explanation import Explanation
 from pushserver.server.findings import PING_OVERDUE
 from tests.fakes import Rig

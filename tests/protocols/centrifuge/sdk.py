@@ -9,11 +9,11 @@ import msgspec
 from msgspec import Raw
 
 from pushserver.core.protocol import ClientProtocol
+from pushserver.core.rate_limit import Rates
 from pushserver.protocols.centrifuge import messages, protobuf
 from pushserver.protocols.centrifuge.protocol import CentrifugeEndpoint
 from pushserver.protocols.centrifuge.pushes import ChannelNames
 from pushserver.protocols.centrifuge.session import Rules
-from pushserver.protocols.native.session import Rates
 from tests.protocols.paper import LocalNode, Paper
 
 

@@ -16,6 +16,7 @@ from pushserver.core.channels import Namespace, Namespaces, Rule
 from pushserver.core.effects import ReadOn
 from pushserver.core.errors import Code, Unavailable
 from pushserver.core.positions import Position
+from pushserver.core.rate_limit import Rates
 from pushserver.core.tokens import Keys, TokenRules
 from pushserver.manhole.tracing import MessageWatch
 from pushserver.protocols.centrifuge import calls, session
@@ -27,7 +28,6 @@ from pushserver.protocols.centrifuge.session import (
     MAX_RATE_LIMITED,
     NO_MESSAGES,
 )
-from pushserver.protocols.native.session import Rates
 from pushserver.server import inbound, reading
 from pushserver.server.clock import wall_clock
 from pushserver.server.cluster import Target, TargetChannels
