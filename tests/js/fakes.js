@@ -119,6 +119,18 @@ export function fakeStorage() {
   };
 }
 
+/** A shared worker: `open` gives a tab its port, whose other end goes to `accept`; `close` ends all `ports`. */
+export function fakeWorker(accept) {
+  const ports = [];
+  const open = () => {
+    const { port1, port2 } = new MessageChannel();
+    ports.push(port1, port2);
+    accept(port2);
+    return { port: port1, lock: null, release: () => {} };
+  };
+  return { open, ports, close: () => ports.forEach((port) => port.close()) };
+}
+
 /** A client on a fake clock and fake sockets, and what a test needs to play the server. */
 export function rig(createClient, options = {}) {
   const clock = new Clock();

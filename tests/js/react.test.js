@@ -1,12 +1,11 @@
 import './react_hooks.js';
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { MessageChannel } from 'node:worker_threads';
 import { createClient, Unauthorized } from '../../pushserver/web/static/pushclient/index.js';
 import { createSharedClient } from '../../pushserver/web/static/pushclient/shared.js';
 import { FakeServer } from '../../pushserver/web/static/pushclient/testing.js';
 import { Exchange } from '../../pushserver/web/static/pushclient/worker.js';
-import { rig, nextTurn, tokenOf, WELCOME } from './fakes.js';
+import { fakeWorker, nextTurn, rig, tokenOf, WELCOME } from './fakes.js';
 
 globalThis.IS_REACT_ACT_ENVIRONMENT = true;
 const { createElement: h, StrictMode } = await import('react');
@@ -177,18 +176,12 @@ for (const [name, create] of Object.entries({
   test(`who signs in again by the token is connected again, with ${name}`, async (context) => {
     const fake = new FakeServer();
     const exchange = new Exchange((given) => fake.create(given));
-    const ports = [];
-    const open = () => {
-      const { port1, port2 } = new MessageChannel();
-      ports.push(port1, port2);
-      exchange.accept(port2);
-      return { port: port1, lock: null, release: () => {} };
-    };
+    const worker = fakeWorker((port) => exchange.accept(port));
     context.after(() => {
       fake.close();
-      for (const port of ports) port.close();
+      worker.close();
     });
-    const options = { url: `ws://fake.test/${++serial}`, create: create(fake, open) };
+    const options = { url: `ws://fake.test/${++serial}`, create: create(fake, worker.open) };
     const refused = [];
     const shows = (token) => h(Show, { options: { ...options, token }, onError: (_, { code }) => refused.push(code) });
     const root = await mount(shows(() => { throw new Unauthorized('signed out'); }));

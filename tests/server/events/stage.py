@@ -44,6 +44,8 @@ class Stage:
         self.engine = EmbeddedEngine(reactor, self.time.clock, place, InboxRules(9, 9, 60_000), 60_000, "a")
         self.counters = Counters(0)
         self.answer: Answer = lambda event: OK
+        #: the attempts whose answer the test gives (`hold`)
+        self.held: list[Deferred[AttemptResult]] = []
         #: every attempt as it began, and those that were taken: subject and number
         self.attempts: list[tuple[str, int]] = []
         self.taken: list[tuple[str, int]] = []
@@ -78,6 +80,11 @@ class Stage:
         if result.taken:
             self.taken.append((event.subject, number(event)))
         return result
+
+    def hold(self, event: Event) -> Deferred[AttemptResult]:
+        """An answer that does not come: until the test gives it, the attempt waits."""
+        self.held.append(Deferred())
+        return self.held[-1]
 
     def sender(self, webhook: Webhook = MAIL, age: int = 0) -> RunningSender:
         return RunningSender(self, webhook, age)

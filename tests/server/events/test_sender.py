@@ -44,20 +44,14 @@ async def test_events_come_once_and_in_order(stage: Stage) -> None:
 
 
 async def test_several_are_sent_at_a_time_but_never_two_of_one_subject(stage: Stage) -> None:
-    pending: list[Deferred[AttemptResult]] = []
-
-    def hang(event: events.Event) -> Deferred[AttemptResult]:
-        pending.append(Deferred())
-        return pending[-1]
-
-    stage.answer = hang
+    stage.answer = stage.hold
     sender = stage.sender()
     await stage.until_idle()
     await stage.record(*[(str(n // 2), n) for n in range(4 * AT_ONCE)])
     await stage.pass_time(1)
-    assert len(pending) == AT_ONCE
-    while any(not each.called for each in pending):
-        for each in list(pending):
+    assert len(stage.held) == AT_ONCE
+    while any(not each.called for each in stage.held):
+        for each in list(stage.held):
             if not each.called:
                 each.callback(OK)
         await stage.pass_time(0.25)
@@ -242,17 +236,11 @@ async def test_what_is_to_be_tried_once_more_outlives_the_sender_that_began(stag
     await stage.record(("7", 0))
     await stage.pass_time(80, 0.5)
     assert len(await stage.dead()) == 1
-    hanging: list[Deferred[AttemptResult]] = []
-
-    def hang(event: events.Event) -> Deferred[AttemptResult]:
-        hanging.append(Deferred())
-        return hanging[-1]
-
-    stage.answer = hang
+    stage.answer = stage.hold
     assert await stage.engine.deliveries.retry("mail", None) == 1
     await stage.pass_time(5)
     # Once, however often it was looked for meanwhile.
-    assert len(hanging) == 1
+    assert len(stage.held) == 1
     await sender.die()
     stage.answer = lambda event: OK
     sender = stage.sender()
@@ -383,22 +371,19 @@ async def test_a_reason_is_one_line_until_it_is_over(stage: Stage) -> None:
 
 
 async def test_subjects_that_failed_leave_room_for_the_others(stage: Stage) -> None:
-    hanging: list[Deferred[AttemptResult]] = []
-
     def answer(event: events.Event) -> AttemptResult | Deferred[AttemptResult]:
         if not event.subject.startswith("user:bad"):
             return OK
         if stage.time.reactor.seconds() < 3:
             return FAILED
-        hanging.append(Deferred())
-        return hanging[-1]
+        return stage.hold(event)
 
     stage.answer = answer
     sender = stage.sender()
     await stage.until_idle()
     await stage.record(*[(f"bad{n}", n) for n in range(2 * AT_ONCE)])
     await stage.pass_time(8)
-    assert len(hanging) == AGAIN_AT_ONCE
+    assert len(stage.held) == AGAIN_AT_ONCE
     await stage.record(("good", 1))
     await stage.pass_time(0.5)
     assert stage.taken == [("user:good", 1)]
@@ -406,13 +391,10 @@ async def test_subjects_that_failed_leave_room_for_the_others(stage: Stage) -> N
 
 
 async def test_the_dead_that_are_tried_once_more_leave_room_for_the_others(stage: Stage) -> None:
-    hanging: list[Deferred[AttemptResult]] = []
-
     def answer(event: events.Event) -> AttemptResult | Deferred[AttemptResult]:
         if event.subject == "user:good":
             return OK
-        hanging.append(Deferred())
-        return hanging[-1]
+        return stage.hold(event)
 
     stage.answer = answer
     sender = stage.sender()
@@ -422,13 +404,13 @@ async def test_the_dead_that_are_tried_once_more_leave_room_for_the_others(stage
     await stage.engine.deliveries.add_dead([DeadEvent("mail", msgspec.Raw(each), "no", 1, now) for each in made])
     assert await stage.engine.deliveries.retry("mail", None) == 2 * AT_ONCE
     await stage.pass_time(2)
-    assert len(hanging) == AGAIN_AT_ONCE
+    assert len(stage.held) == AGAIN_AT_ONCE
     await stage.record(("good", 1))
     await stage.pass_time(0.5)
     assert stage.taken == [("user:good", 1)]
     # All have their turn.
     stage.answer = lambda event: OK
-    for each in hanging:
+    for each in stage.held:
         each.callback(OK)
     await stage.pass_time(1)
     assert await stage.dead() == []
@@ -441,19 +423,13 @@ async def test_what_failed_before_counts_among_the_attempts_at_a_time(stage: Sta
     await stage.until_idle()
     await stage.record(*[(f"bad{n}", n) for n in range(AT_ONCE)])
     await stage.pass_time(1)
-    hanging: list[Deferred[AttemptResult]] = []
-
-    def hang(event: events.Event) -> Deferred[AttemptResult]:
-        hanging.append(Deferred())
-        return hanging[-1]
-
-    stage.answer = hang
+    stage.answer = stage.hold
     await stage.record(*[(f"slow{n}", n) for n in range(2 * AT_ONCE)])
     # Until what failed is due.
     await stage.pass_time(8)
-    assert len(hanging) == stage.most_at_once == AT_ONCE
+    assert len(stage.held) == stage.most_at_once == AT_ONCE
     # It comes before the first attempts that wait, half of the places at most.
-    for each in list(hanging):
+    for each in list(stage.held):
         each.callback(OK)
     await stage.pass_time(0.5)
     again = [subject for subject, _ in stage.attempts[2 * AT_ONCE :] if subject.startswith("user:bad")]
@@ -469,15 +445,13 @@ async def test_nothing_is_lost_where_the_sender_dies_again_and_again(
     monkeypatch.setattr(senders, "WINDOW", 40)
     chance = random.Random(5)
     stage.in_order = True
-    hanging: list[Deferred[AttemptResult]] = []
 
     def answer(event: events.Event) -> AttemptResult | Deferred[AttemptResult]:
         match chance.randrange(12):
             case 0 | 1 | 2 | 3:
                 return FAILED
             case 4:
-                hanging.append(Deferred())
-                return hanging[-1]
+                return stage.hold(event)
             case _:
                 return OK
 
@@ -494,11 +468,11 @@ async def test_nothing_is_lost_where_the_sender_dies_again_and_again(
         if chance.random() < 0.4:
             await sender.die()
             sender = stage.sender()
-        for each in hanging:
+        for each in stage.held:
             if not each.called and chance.random() < 0.5:
                 each.callback(OK if chance.random() < 0.5 else FAILED)
     stage.answer = lambda event: OK
-    for each in hanging:
+    for each in stage.held:
         if not each.called:
             each.callback(OK)
     await stage.pass_time(3_720, 120)

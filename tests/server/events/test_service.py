@@ -57,13 +57,7 @@ async def test_only_who_has_the_lease_sends(stage: Stage, leased: Leased) -> Non
     await stage.record(("7", 1))
     await stage.pass_time(1)
     assert stage.taken == [("user:7", 1)]
-    hanging: list[Deferred[AttemptResult]] = []
-
-    def hang(event: events.Event) -> Deferred[AttemptResult]:
-        hanging.append(Deferred())
-        return hanging[-1]
-
-    stage.answer = hang
+    stage.answer = stage.hold
     await stage.record(("7", 2))
     await stage.pass_time(1)
     assert stage.under_way == ["user:7"]
@@ -98,13 +92,7 @@ async def test_a_node_that_stood_still_for_longer_than_its_lease_sends_nothing_m
     stage: Stage, leased: Leased
 ) -> None:
     await stage.pass_time(1)
-    hanging: list[Deferred[AttemptResult]] = []
-
-    def hang(event: events.Event) -> Deferred[AttemptResult]:
-        hanging.append(Deferred())
-        return hanging[-1]
-
-    stage.answer = hang
+    stage.answer = stage.hold
     # As many as it reads ahead: it needs nothing of the store before it sends the next ones.
     await stage.record(*[(str(n), n) for n in range(WINDOW)])
     await stage.pass_time(1)
@@ -112,7 +100,7 @@ async def test_a_node_that_stood_still_for_longer_than_its_lease_sends_nothing_m
     # What came meanwhile is dealt with before the timers.
     leased.available = False
     stage.time.reactor.rightNow += LEASE / 1000
-    for each in hanging:
+    for each in stage.held:
         each.callback(OK)
     await stage.pass_time(1)
     assert len(stage.attempts) == AT_ONCE
