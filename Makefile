@@ -18,9 +18,9 @@
 # make dist    the packages for others, in dist/: wheel, sdist, npm tarball
 # make clean   away with everything that the others made, except the server's state in var/
 #
-# Steps of make full: make coverage, the ordinary suite, and how much of the code it reaches; make conformance, the
-# Autobahn testsuite; make test-newest and make test-oldest, the ordinary suite with the newest and the oldest versions
-# that setup.cfg allows, on each Python that is here (make full takes some).
+# Commands of which make full consists: make coverage, the ordinary suite, and how much of the code it reaches; make
+# conformance, the Autobahn testsuite; make test-newest and make test-oldest, the ordinary suite with the newest and the
+# oldest versions that setup.cfg allows, on each Python that is here (make full takes one such pair, which its seed chooses).
 #
 # PYTHON chooses the interpreter (3.11 or newer); ARGS goes to pytest, to make full or to the benchmarks; SEED repeats
 # what chance chose.

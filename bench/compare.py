@@ -182,7 +182,7 @@ def rounds(name: str, trees: tuple[Tree, Tree], times: int, random: Random, prog
     """Return a figure of each tree, a value for each round. Raises RoundDied."""
     taken: list[list[float]] = [[], []]
     for number in range(1, times + 1):
-        progress.say(f"{name}: round {number} of {times}")
+        progress.show(f"{name}: round {number} of {times}")
         order = random.sample(trees, k=2)
         try:
             values = play(FIGURES[name], order)
@@ -205,7 +205,7 @@ def compare(commit: str, names: list[str], times: int, seed: int) -> int:
     progress, random, worse = Progress(), Random(seed), []
     print(f"{time.strftime('%Y-%m-%d', time.gmtime())}, {machine()}, {times} rounds, seed {seed}", flush=True)
     try:
-        progress.say(f"building {commit}")
+        progress.show(f"building {commit}")
         WORKING_TREE.check()
         old = build(commit)
         versions = differing(old, WORKING_TREE)

@@ -61,7 +61,7 @@ class Progress:
         self._live = sys.stderr.isatty()
         self._began = time.monotonic()
 
-    def say(self, text: str) -> None:
+    def show(self, text: str) -> None:
         line = f"[{time.monotonic() - self._began:6.1f} s] {text}"
         if self._live:
             sys.stderr.write(f"\r\x1b[K{line}")
@@ -174,7 +174,7 @@ def in_turns(rounds: int, progress: Progress, table: Table, runs: Sequence[tuple
     """Measures each in turn, ``rounds`` times over."""
     for number in range(rounds):
         for name, run in runs:
-            progress.say(f"{table.name}: round {number + 1} of {rounds}: {name}")
+            progress.show(f"{table.name}: round {number + 1} of {rounds}: {name}")
             table.row(name).values.append(run())
 
 

@@ -39,7 +39,7 @@ def _measured(progress: Progress, rounds: int, name: str, how: str, at_once: int
         runs: list[Run] = []
         for engine in ("embedded", "Redis"):
             for row, kind in ((engine, PushServer), (f"{engine}, inbox.unread", UnreadServer)):
-                progress.say(f"{table.name}: starting {row}")
+                progress.show(f"{table.name}: starting {row}")
                 url, others = "", list[int]()
                 if engine == "Redis":
                     port, pid = stack.enter_context(redis_process())

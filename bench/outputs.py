@@ -183,7 +183,7 @@ def _tokens(progress: Progress, rounds: int) -> list[Table]:
     with ExitStack() as stack:
         runs: list[Run] = []
         for name, kind, over_redis in KINDS:
-            progress.say(f"{table.name}: starting {name}")
+            progress.show(f"{table.name}: starting {name}")
             redis = f"redis://127.0.0.1:{stack.enter_context(redis_server())}/0" if over_redis else ""
             server = kind(redis=redis)
             stack.callback(server.stop)
@@ -215,7 +215,7 @@ def _readers(progress: Progress, rounds: int) -> Table:
         return used / APPENDS / READERS * 1e6
 
     with ExitStack() as stack:
-        progress.say(f"{table.name}: connecting")
+        progress.show(f"{table.name}: connecting")
         plain, followers = stack.enter_context(running(Unmerged, READERS))
         server = Unmerged()
         stack.callback(server.stop)

@@ -88,7 +88,7 @@ def _answer(process: subprocess.Popen[bytes]) -> int:
     return int(process.stdout.readline())
 
 
-def _say(text: str) -> None:
+def _show(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
@@ -104,7 +104,7 @@ def _be_client(port: int) -> None:
         said = b""
         while b"subscription_success" not in said:
             said += s.recv(1 << 16)
-        _say("ready")
+        _show("ready")
         count, tail = 0, b""
         while octets := s.recv(1 << 20):
             # Each push holds this once. What is kept is too short to hold one, and so nothing is counted twice.
@@ -113,7 +113,7 @@ def _be_client(port: int) -> None:
             count += octets.count(MARK)
             if count == MESSAGES:
                 count = 0
-                _say(str(time.monotonic_ns()))
+                _show(str(time.monotonic_ns()))
 
 
 def _be_counter(port: int) -> None:
@@ -129,13 +129,13 @@ def _be_counter(port: int) -> None:
         def connectionMade(self) -> None:
             super().connectionMade()
             self.subscribe(NAME.decode())
-            running.callLater(0.2, _say, "ready")
+            running.callLater(0.2, _show, "ready")
 
         def messageReceived(self, pattern: Any, channel: Any, message: Any) -> None:
             self.count += 1
             if self.count == MESSAGES:
                 self.count = 0
-                _say(str(time.monotonic_ns()))
+                _show(str(time.monotonic_ns()))
 
     factory = txredisapi.SubscriberFactory()
     factory.protocol = Counter

@@ -117,7 +117,7 @@ def _fanout(progress: Progress, rounds: int) -> Table:
     with ExitStack() as stack:
         runs: list[Run] = []
         for name, kinds in rooms.items():
-            progress.say(f"{table.name}: connecting {name}")
+            progress.show(f"{table.name}: connecting {name}")
             server = Door()
             stack.callback(server.stop)
             loads = [kind(server) for kind in kinds]

@@ -51,7 +51,7 @@ def _beside(
     """Starts several servers with their clients; who cannot be had is noted in the table."""
     there = []
     for kind in kinds:
-        progress.say(f"{table.name}: starting {kind.name}")
+        progress.show(f"{table.name}: starting {kind.name}")
         try:
             server, load = stack.enter_context(running(kind, **options))
             there.append((kind.name, server, load))
@@ -130,7 +130,7 @@ def flatness(progress: Progress, rounds: int) -> Table:
             for name, connections, own in sizes:
                 if own and kind is Floor:
                     continue
-                progress.say(f"{table.name}: connecting {name} to {kind.name}")
+                progress.show(f"{table.name}: connecting {name} to {kind.name}")
                 server, load = stack.enter_context(running(kind, connections, own))
                 count = max(40, 300_000 // connections)
                 runs.append((f"{kind.name}, {name}", partial(one_a_turn, server, load, count, connections)))
@@ -413,7 +413,7 @@ def fairness(progress: Progress, rounds: int) -> Table:
 
 def appends(progress: Progress, rounds: int) -> Table:
     """`bench.durable` in a process of its own: it runs the reactor."""
-    progress.say(f"durable: {rounds} rounds of each")
+    progress.show(f"durable: {rounds} rounds of each")
     table = Table(
         "durable",
         "Durable inbox appends, embedded engine, 100 publishers at once",

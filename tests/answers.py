@@ -1,4 +1,4 @@
-"""Answers of the HTTP API held against its description: nothing undocumented, nothing documented otherwise."""
+"""The answers of the HTTP API held against its description: nothing undocumented, nothing documented otherwise."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """What every test gets: the reactor of pytest-twisted, and a look around afterwards.
 
 pytest-twisted runs tests on the global reactor but does not notice what they leave in it. `clean_reactor` does, as
-trial's TestCase would: a test fails that leaves delayed calls, open sockets or logged failures behind.
+trial's TestCase would: a test fails that leaves delayed calls, open sockets or logged failures behind. So does one that
+leaves a process or a temporary file (`clean_machine`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import gc
 import os
 import random
+import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +24,20 @@ from twisted.logger import LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
 from tests.harness import Server, start
+from tests.leftovers import Leftovers, mark, own_folder
 
 #: Turns of the reactor that what is closing may take to be gone: a socket's end needs a few.
 _TURNS = 50
+
+#: Seconds that a process which was told to end may take.
+_ENDING = 10.0
+
+_MARK = mark()
+_FOLDER = own_folder()
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_FOLDER, ignore_errors=True)
 
 
 def pytest_configure() -> None:
@@ -60,7 +74,7 @@ class LoggedErrors:
 
 @pytest.fixture
 def flush_errors(_logged_errors: LoggedErrors) -> LoggedErrors:
-    """``flush_errors(ZeroDivisionError)``: this failure was meant to be logged; answers with those that were."""
+    """``flush_errors(ZeroDivisionError)``: this failure was meant to be logged; return those that were."""
     return _logged_errors
 
 
@@ -76,6 +90,24 @@ def _logged_errors() -> Iterator[LoggedErrors]:
 def seeded(request: pytest.FixtureRequest) -> None:
     """Let chance repeat itself: each test draws what it drew the last time, whichever tests ran before it."""
     random.seed(f"{os.environ.get('SEED', '')} {request.node.nodeid}")
+
+
+@pytest.fixture(autouse=True)
+def clean_machine() -> Iterator[None]:
+    """Fail the test that leaves a process or a temporary file behind, and clear it away for the next one."""
+    from twisted.internet import reactor
+
+    left = Leftovers(_MARK, _FOLDER)
+    yield
+    end = time.monotonic() + _ENDING
+    while left.processes() and time.monotonic() < end:
+        # Twisted takes note of a child's end in a turn of the reactor.
+        pytest_twisted.blockon(deferLater(reactor, 0.01))
+    remains = [f"process {pid}: {command}" for pid, command in left.processes().items()]
+    remains += [f"temporary: {path}" for path in left.entries()]
+    left.clear()
+    if remains:
+        pytest.fail("the test left behind:\n" + "\n".join(remains), pytrace=False)
 
 
 @pytest.fixture(autouse=True)

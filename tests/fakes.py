@@ -21,10 +21,11 @@ import pushserver.server.fanout
 from pushserver.app.node import make_node
 from pushserver.config.checks import load
 from pushserver.core.errors import Close
+from pushserver.core.rate_limit import Rates
 from pushserver.engine.embedded import EmbeddedEngine
 from pushserver.engine.interfaces import InboxRules
 from pushserver.protocols.native.framing import SUBPROTOCOL, Plain
-from pushserver.protocols.native.session import NativeSession, Rates
+from pushserver.protocols.native.session import NativeSession
 from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection, Peer
 from pushserver.server.inbound import Inbound
@@ -135,7 +136,7 @@ class Client:
         self.send(type, id, **data)
         replies: list[Any] = []
         for _ in range(50):
-            await self.rig.settle()
+            await self.rig.until_idle()
             replies = [m for m in self.all if m.get("id") == id]
             if replies:
                 break
@@ -241,19 +242,19 @@ class Rig:
 
     async def stop(self) -> None:
         self.node.stop()
-        await self.settle()
+        await self.until_idle()
         await self.engine.stop()
 
-    async def settle(self) -> None:
+    async def until_idle(self) -> None:
         """Until what was asked of the engine is answered, and what follows from it too."""
         for _ in range(4):
             await self.engine.inbox.state("nobody")
             self.clock.advance(0)
 
     async def advance(self, seconds: float) -> None:
-        await self.settle()
+        await self.until_idle()
         self.clock.advance(seconds)
-        await self.settle()
+        await self.until_idle()
 
     def token(self, user: str, **claims: Any) -> str:
         now = int(self.clock.seconds())

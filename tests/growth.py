@@ -21,7 +21,7 @@ from pushserver.config import values
 from pushserver.core import channels, events, output, permissions, publication, tokens
 from pushserver.core.errors import PushError
 from pushserver.core.message_types import may_send
-from pushserver.core.rate_limit import KeyedTokenBuckets
+from pushserver.core.rate_limit import KeyedTokenBuckets, Rates
 from pushserver.manhole import tables, tracing
 from pushserver.protocols import rfc6455
 from pushserver.protocols.centrifuge import server_api
@@ -34,7 +34,7 @@ from pushserver.protocols.centrifuge.pushes import ChannelNames
 from pushserver.protocols.centrifuge.session import Rules
 from pushserver.protocols.centrifuge.session import _bearer as bearer
 from pushserver.protocols.native import messages
-from pushserver.protocols.native.session import Rates
+from pushserver.protocols.native.framing import SUBPROTOCOL
 from pushserver.server import backend_commands
 from pushserver.web import (
     admission,
@@ -140,7 +140,7 @@ def _offer(name: str) -> Callable[[str], Any]:
         "sec-websocket-version": "13",
         "sec-websocket-key": "AAAAAAAAAAAAAAAAAAAAAA==",
     }
-    return lambda text: handshake.Offer(port.Head("GET", "/ws", fixed | {name: text}), True)
+    return lambda text: handshake.Offer(port.Head("GET", "/ws", fixed | {name: text}), True, (SUBPROTOCOL,))
 
 
 _JSON = (

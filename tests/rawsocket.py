@@ -182,7 +182,7 @@ class RawSocket:
         self.send(self.head(headers, path))
         return self.response()
 
-    def say(self, message: Any) -> None:
+    def send_message(self, message: Any) -> None:
         """One message in one text frame; bytes go as they are."""
         self.send(frame(TEXT, message if isinstance(message, bytes) else json.dumps(message).encode()))
 
@@ -218,7 +218,7 @@ class RawSocket:
 
     def ask(self, message: dict[str, Any]) -> Any:
         """Says it, and gives the reply to it; what else comes before is passed over."""
-        self.say(message)
+        self.send_message(message)
         while True:
             said = self.message()
             if said.get("id") == message["id"]:

@@ -119,9 +119,9 @@ def port_of(service: PushService) -> int:
     return service._ports[0].getHost().port  # type: ignore[no-any-return, attr-defined, union-attr]
 
 
-def script(lot: random.Random, port: int, mistakes: float = 0.1) -> bytes:
+def script(chance: random.Random, port: int, mistakes: float = 0.1) -> bytes:
     now = wall_clock() // 1000
-    user = f"u{lot.randrange(20)}"
+    user = f"u{chance.randrange(20)}"
     token = jwt.encode({"sub": user, "iat": now, "exp": now + 600}, SECRET, "HS256")
     key = base64.b64encode(os.urandom(16)).decode()
     head = (
@@ -136,10 +136,10 @@ def script(lot: random.Random, port: int, mistakes: float = 0.1) -> bytes:
         {"type": "chat_message", "id": 5, "data": {"content": "hello"}},
         {"type": "history", "id": 6, "data": {"channel": "room:a"}},
     ]
-    lot.shuffle(asked[1:])
+    chance.shuffle(asked[1:])
     frames = [masked(1, json.dumps(message).encode()) for message in asked]
-    if lot.random() < mistakes:
-        frames.insert(lot.randrange(len(frames)), lot.choice([masked(2, b"x"), masked(1, b"\xff"), b"\xff" * 9]))
+    if chance.random() < mistakes:
+        frames.insert(chance.randrange(len(frames)), chance.choice([masked(2, b"x"), masked(1, b"\xff"), b"\xff" * 9]))
     return head + b"".join(frames)
 
 
@@ -190,17 +190,17 @@ async def test_nothing_is_left_behind_by_any_end(service: PushService, count: in
 
     seed = random.randrange(1 << 32)
     print("seed", seed)
-    lot = random.Random(seed)
+    chance = random.Random(seed)
     port = port_of(service)
     endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
     for _ in range(count // TOGETHER):
         peers: list[Peer] = []
         for _ in range(TOGETHER):
-            lines = script(lot, port)
-            cut = lot.choice([len(lines), lot.randrange(len(lines))])
-            end = lot.choice(["close", "reset", "lose", "deaf"])
+            lines = script(chance, port)
+            cut = chance.choice([len(lines), chance.randrange(len(lines))])
+            end = chance.choice(["close", "reset", "lose", "deaf"])
             # "close" needs an opened WebSocket to be understood.
-            patience = lot.choice([0, 1, 130, 500, 1500])
+            patience = chance.choice([0, 1, 130, 500, 1500])
             if cut < len(lines) or end == "close":
                 patience = 0 if end != "close" else 1
             if end == "close":

@@ -10,6 +10,10 @@ CASES = {
     "delayed call": "from twisted.internet import reactor; reactor.callLater(60, print)",
     "open: <": "from twisted.internet import reactor, protocol; reactor.listenTCP(0, protocol.Factory())",
     "logged failure": "from twisted.internet.defer import fail; fail(ValueError('lost'))",
+    "process * sleep 600": "import subprocess; subprocess.Popen(['sleep', '600'])",
+    "process * sleep 700": "import subprocess; subprocess.run('setsid sleep 700 >/dev/null 2>&1 &', shell=True)",
+    "process * sleep 800": "import subprocess; subprocess.Popen(['sh', '-c', 'sleep 800; true'], env={})",
+    "temporary: *planted": "import tempfile; tempfile.mkdtemp(suffix='planted')",
 }
 
 
@@ -20,7 +24,11 @@ def test_what_a_test_leaves_behind_fails_it(
     from tests.harness import ROOT
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    pytester.makeconftest("from tests.conftest import *\nfrom tests.conftest import _logged_errors\n")
+    # Nobody told what is planted to end.
+    pytester.makeconftest(
+        "from tests import conftest\nfrom tests.conftest import *\nfrom tests.conftest import _logged_errors\n"
+        "conftest._ENDING = 0.1\n"
+    )
     pytester.makepyfile(f"def test_it():\n    {CASES[sign]}\n\ndef test_next(): pass\n")
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     result.assert_outcomes(passed=2, errors=1)

@@ -57,7 +57,7 @@ class Replay:
         self._server = server
         self._stack = stack
         self._clients: dict[str, RawSocket] = {}
-        self._meant: dict[str, Any] = {}
+        self._actual: dict[str, Any] = {}
         self._answer: tuple[int, Any] | None = None
 
     def step(self, who: str, way: str, what: str) -> None:
@@ -65,7 +65,7 @@ class Replay:
             self._api(way, what)
         elif way == ">":
             message = json.loads(re.sub(r'"<(expired )?token of (\w+)>"', self._token, what))
-            self._client(who).say(self._with_meant(message))
+            self._client(who).send_message(self._with_actual(message))
         elif what.startswith("close "):
             with pytest.raises(Closed) as caught:
                 self._client(who).message()
@@ -78,7 +78,7 @@ class Replay:
     def _api(self, way: str, what: str) -> None:
         if way == ">":
             method, path, *body = what.split(" ", 2)
-            given = self._with_meant(json.loads(body[0])) if body else None
+            given = self._with_actual(json.loads(body[0])) if body else None
             answer = self._server.api(method, path, given)
             self._answer = answer.status, answer.body
             check(method, path, answer.status, answer.body)
@@ -98,10 +98,10 @@ class Replay:
         claims: dict[str, Any] = {"exp": int(time.time()) - 60} if match.group(1) else {}
         return json.dumps(self._server.token(match.group(2), permissions=["publish:news:*"], **claims))
 
-    def _with_meant(self, value: Any) -> Any:
+    def _with_actual(self, value: Any) -> Any:
         if isinstance(value, dict):
-            return {k: self._meant.get(v, v) if k == "epoch" else self._with_meant(v) for k, v in value.items()}
-        return [self._with_meant(one) for one in value] if isinstance(value, list) else value
+            return {k: self._actual.get(v, v) if k == "epoch" else self._with_actual(v) for k, v in value.items()}
+        return [self._with_actual(one) for one in value] if isinstance(value, list) else value
 
     def _compare(self, said: Any, what: str) -> None:
         if what.endswith(", …}"):
@@ -122,7 +122,7 @@ class Replay:
                 self._same(one, other, name, whole)
         elif CHANGING.fullmatch(name):
             if name in NAMED and expected != "…":
-                assert self._meant.setdefault(expected, said) == said, (name, whole)
+                assert self._actual.setdefault(expected, said) == said, (name, whole)
         else:
             assert said == expected, (name, whole)
 

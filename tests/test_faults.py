@@ -45,7 +45,7 @@ async def test_fault_1_who_never_subscribed_receives_nothing_and_each_channel_as
     assert refused["data"]["rejected"]["news:a"]["code"] == "PERMISSION_DENIED"
     assert (await reader.ask("subscribe", channels=["news:a"]))["data"]["rejected"] == {}
     await rig.execute("publish", channel="news:a", data={"n": 1})
-    await rig.settle()
+    await rig.until_idle()
     assert silent.pushes() == []
     assert [m["data"] for m in reader.pushes()] == [{"n": 1}]
 
@@ -55,7 +55,7 @@ async def test_fault_2_the_last_progress_is_always_shown(rig: Rig) -> None:
     await new_task(rig)
     for percentage in (98, 99, 99.5, 99.9):
         await rig.execute("task.progress", taskId="t1", percentage=percentage)
-    await rig.settle()
+    await rig.until_idle()
     assert percentages(owner.pushes())[-1] != 99.9
     await rig.advance(1)
     assert percentages(owner.pushes())[-1] == 99.9
@@ -90,7 +90,7 @@ async def test_fault_4_the_inbox_waits_for_an_ack_and_chatty_progress_pushes_not
         await rig.execute("task.progress", taskId="t1", percentage=percentage)
     for _ in range(2):
         client = await rig.client("ann")
-        await rig.settle()
+        await rig.until_idle()
         assert [m["data"]["n"] for m in client.pushes("user_notification")] == [0, 1, 2]
         client.vanish()
     client = await rig.client("ann")
@@ -108,7 +108,7 @@ async def test_fault_5_what_a_half_open_socket_swallowed_comes_again(rig: Rig) -
     first.vanish()
     assert (await rig.execute("notify", userId="ann", data={"n": 2}))["results"][0]["delivered"] == 0
     again = await rig.client("ann")
-    await rig.settle()
+    await rig.until_idle()
     assert [m["data"]["n"] for m in again.pushes("user_notification")] == [1, 2]
 
 
@@ -120,7 +120,7 @@ async def test_fault_6_there_is_one_set_of_subscriptions_and_nothing_of_it_outli
     reply = await client.ask("task_subscribe", taskId="t1")
     assert "task:t1" in reply["data"]["channels"]
     client.vanish()
-    await rig.settle()
+    await rig.until_idle()
     assert rig.leftovers() == {}
 
 
@@ -129,7 +129,7 @@ async def test_fault_8_auth_then_subscribe_at_once_works_in_order(rig: Rig) -> N
     client.send("auth", 1, token=rig.token("ann"))
     client.send("subscribe", 2, channels=["chat:a"])
     client.send("ping", 3)
-    await rig.settle()
+    await rig.until_idle()
     assert [(m["id"], m["type"]) for m in client.all if "id" in m] == [
         (1, "auth_success"),
         (2, "subscription_success"),
@@ -146,7 +146,7 @@ async def test_fault_8_a_socket_that_closes_during_any_look_up_leaves_nothing(ri
             await rig.engine.inbox.state("nobody")
             rig.clock.advance(0)
         client.vanish()
-        await rig.settle()
+        await rig.until_idle()
         assert rig.leftovers() == {}
 
 
@@ -156,7 +156,7 @@ async def test_fault_8_authenticating_as_another_user_changes_nothing(rig: Rig) 
     assert reply["data"]["code"] == "PERMISSION_DENIED"
     await rig.execute("notify", userId="bob", data={"secret": 1})
     await rig.execute("notify", userId="ann", data={"own": 1})
-    await rig.settle()
+    await rig.until_idle()
     assert [m["data"] for m in client.pushes("user_notification")] == [{"own": 1}]
 
 

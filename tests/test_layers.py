@@ -28,6 +28,18 @@ FLOORS = {
 #: A lower floor that a folder may not know all the same: the rooms take any protocol.
 NEVER = {("server", "protocols")}
 
+#: What carries any protocol on its way in and out: which is spoken, `pushserver.web.endpoints` alone knows.
+ANY_PROTOCOL = {
+    "pushserver.web.admission",
+    "pushserver.web.autobahn_reader",
+    "pushserver.web.context",
+    "pushserver.web.handshake",
+    "pushserver.web.port",
+    "pushserver.web.websocket",
+}
+#: What is no protocol of clients, but a transport's.
+TRANSPORTS = {"pushserver.protocols.rfc6455"}
+
 #: What a package beside the layers may import of ours besides the pure layer and itself.
 BESIDE = {
     "client": set(),
@@ -100,7 +112,8 @@ def faults(module: str, source: str, known: set[str], package: bool = False) -> 
         if name.partition(".")[0] != "pushserver":
             continue
         target = name if name in known else name.rpartition(".")[0]
-        if not _downward(module, target):
+        names_one = module in ANY_PROTOCOL and folder_of(target) == "protocols" and target not in TRANSPORTS
+        if names_one or not _downward(module, target):
             found.append(f"{module} imports {target}")
     return found
 
@@ -145,6 +158,7 @@ def test_what_any_protocol_stands_on_knows_none_by_name() -> None:
 def test_the_whole_package_was_looked_at() -> None:
     assert {"pushserver", "pushserver.core.errors", "pushserver.protocols.native.session"} <= set(MODULES)
     assert {folder_of(module) for module in MODULES} == {"", *FLOORS, *BESIDE}
+    assert set(MODULES) >= ANY_PROTOCOL | TRANSPORTS
 
 
 KNOWN = {
@@ -164,6 +178,7 @@ KNOWN = {
         ("pushserver.server.hub", "def f():\n    from pushserver import web"),
         ("pushserver.server.hub", "from pushserver.protocols.native import session"),
         ("pushserver.config.checks", "from pushserver.protocols import native"),
+        ("pushserver.web.context", "from pushserver.protocols.native import session"),
         ("pushserver.web.api", "from pushserver.manhole import ssh"),
         ("pushserver.engine.redis", "from ..server.hub import Hub"),
         ("pushserver.engine.redis", "from ..server import hub"),

@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import tarfile
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 import pushserver
 from tests.harness import Server, start, wait_until
 from tests.js_stage import Stage
+from tests.test_arrows import house_word
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "pushserver" / "web" / "static" / "pushclient"
@@ -40,7 +40,7 @@ def program(name: str) -> str:
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
     """What tests/node/package.json names, installed once, also where several workers ask at the same time."""
-    with (Path(tempfile.gettempdir()) / "pushserver-tests-node.lock").open("w") as lock:
+    with (NODE / "package.json").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = run("bash", "tools/node.sh")
         assert done.returncode == 0, done.stderr
@@ -62,6 +62,31 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory, node_modules: Path) -> Pa
     (modules / "react").symlink_to(node_modules / "react")
     (project / "package.json").write_text('{"type": "module"}')
     return project
+
+
+def house_words(*paths: Path) -> list[str]:
+    """Return what is defined under a word of the house, as `tests.test_arrows` has them."""
+    done = run(program("node"), str(TESTS / "names.mjs"), *map(str, paths))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found.keys() == set(map(str, paths))
+    return [f"{path}:{line} {name}" for path, names in found.items() for name, line in names if house_word(name)]
+
+
+def test_no_name_is_a_word_of_the_house(node_modules: Path) -> None:
+    static = PACKAGE.parent
+    assert house_words(*PACKAGE.rglob("*.js"), *(static / "page").glob("*.js"), *TESTS.glob("*.js")) == []
+
+
+def test_a_planted_word_of_the_house_is_found(node_modules: Path, tmp_path: Path) -> None:
+    planted = tmp_path / "planted.js"
+    planted.write_text(
+        "import { tell } from './a.js';\n"
+        "export class Alone {\n  #catchUp() { tell(this.strike); }\n  meant = 1;\n}\n"
+        "export const f = ({ a: lot, house = 1 }, ...seat) => { lot.gate = { beat() {}, free: 1 }; };\n"
+    )
+    found = [place.rpartition(" ")[2] for place in house_words(planted)]
+    assert sorted(found) == ["Alone", "beat", "catchUp", "gate", "house", "lot", "meant", "seat"]
 
 
 @pytest.mark.parametrize(

@@ -6,22 +6,26 @@ A step is a command with a time limit; what it needs and does not find here it i
 ``build/full/STEP.log``; of a step that fails, the end is shown. A step that cannot be run here ends with status 77;
 what it leaves out, it says in lines that begin with ``left out:``, and the last lines here repeat them. Exit status 1
 where a step fails. The seed stands in the environment of each step as ``SEED``.
+
+The last step, ``versions``, takes one pair of a kind of versions, newest or oldest, and a Python that is here. The seed
+chooses which; `make test-newest test-oldest` takes them all.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.versions import CANNOT_RUN, PYTHONS
+from tools.versions import CANNOT_RUN, KINDS, PYTHONS, find
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build" / "full"
@@ -40,11 +44,13 @@ SHOWN = 40
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A name, a command, and the seconds that it may take."""
+    """A name, a command, the seconds that it may take; what it takes of more, and lines of what it does not take."""
 
     name: str
     command: Sequence[str]
     limit: float
+    takes: str = ""
+    leaves_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +71,27 @@ class Outcome:
 _FULL = ["-v", "--tb=short", "--durations=25", "-n", "2", "--dist", "loadfile", "-m", "full and not slow"]
 
 
-def _versions(kind: str, pythons: Iterable[str]) -> list[str]:
-    chosen = [word for python in pythons for word in ("--python", python)]
-    return [sys.executable, "-m", "tools.versions", kind, *chosen]
+def steps(seed: int, pythons: Sequence[str]) -> list[Step]:
+    """Return all steps; the seed chooses one of the pairs of versions and these Pythons (none: that cannot run)."""
+    chance = random.Random(seed)
+    kind = chance.choice(KINDS)
+    python = ["--python", chance.choice(pythons)] if pythons else []
+    return [
+        Step("coverage", ["make", "check", "coverage"], 1_500),
+        Step("full", [sys.executable, "-m", "pytest", *_FULL], 2_000),
+        Step("conformance", ["make", "conformance"], 1_200),
+        Step(
+            "versions",
+            [sys.executable, "-m", "tools.versions", kind, *python],
+            900,
+            " ".join([f"{kind} versions", *(f"with Python {version}" for version in python[1:])]),
+            tuple(f"{LEFT_OUT} {other} versions: make test-{other}" for other in KINDS if other != kind),
+        ),
+    ]
 
 
-#: The corners alone: the oldest versions with the oldest Python, the newest with the newest. All six pairs
-#: (`make test-newest test-oldest`) would not fit into the hour.
-_OLDEST, _NEWEST = PYTHONS[0], PYTHONS[-1]
-
-STEPS = (
-    Step("coverage", ["make", "check", "coverage"], 1_500),
-    Step("full", [sys.executable, "-m", "pytest", *_FULL], 2_000),
-    Step("conformance", ["make", "conformance"], 1_200),
-    Step("newest", _versions("newest", [_NEWEST]), 900),
-    Step("oldest", _versions("oldest", [_OLDEST]), 900),
-)
+#: The names of the steps, whatever the seed and the machine.
+STEPS = tuple(step.name for step in steps(0, ()))
 
 
 def run(step: Step, seed: int, limit: float, logs: Path = LOGS) -> Outcome:
@@ -105,7 +116,7 @@ def run(step: Step, seed: int, limit: float, logs: Path = LOGS) -> Outcome:
         finally:
             end(process)
     said = log.read_text(errors="replace").splitlines()
-    left_out = [line for line in said if line.startswith(LEFT_OUT)]
+    left_out = [line for line in said if line.startswith(LEFT_OUT)] + list(step.leaves_out)
     seconds = time.monotonic() - began
     if status == 0:
         return Outcome("passed", seconds, left_out)
@@ -157,7 +168,8 @@ def play(steps: Sequence[Step], seed: int, limit: float = HOUR, logs: Path = LOG
         else:
             outcome = Outcome(f"failed: not run, {limit:.0f} s are over", 0, [])
         outcomes.append(outcome)
-        print(f"{step.name:16}{outcome.seconds:7.0f} s  seed {seed}  {outcome.verdict}", flush=True)
+        takes = f" ({step.takes})" if step.takes else ""
+        print(f"{step.name:16}{outcome.seconds:7.0f} s  seed {seed}  {outcome.verdict}{takes}", flush=True)
     failed = sum(outcome.failed for outcome in outcomes)
     print(f"{failed} of {len(steps)} steps failed" if failed else "no step failed")
     print("\n".join([line for outcome in outcomes for line in outcome.left_out] or ["nothing left out"]))
@@ -168,16 +180,16 @@ def main() -> int:
     options = argparse.ArgumentParser(
         prog="python -m tools.full", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = [step.name for step in STEPS]
-    options.add_argument("steps", nargs="*", metavar="STEP", help=f"default: all of {', '.join(names)}")
+    options.add_argument("steps", nargs="*", metavar="STEP", help=f"default: all of {', '.join(STEPS)}")
     options.add_argument(
         "--seed", type=int, default=int(os.environ.get("SEED") or int.from_bytes(os.urandom(4), "big"))
     )
     given = options.parse_args()
     for name in given.steps:
-        if name not in names:
-            options.error(f"no such step: {name} (there are {', '.join(names)})")
-    return play([step for step in STEPS if not given.steps or step.name in given.steps], given.seed)
+        if name not in STEPS:
+            options.error(f"no such step: {name} (there are {', '.join(STEPS)})")
+    here = [version for version in PYTHONS if find(version)]
+    return play([step for step in steps(given.seed, here) if step.name in (given.steps or STEPS)], given.seed)
 
 
 if __name__ == "__main__":

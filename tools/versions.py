@@ -23,6 +23,7 @@ from tools.bounds import SETUP, constraints, requirements
 
 ROOT = SETUP.parent
 PYTHONS = ("3.11", "3.12", "3.13")
+KINDS = ("newest", "oldest")
 
 #: The exit status of what cannot be run here, as automake has it.
 CANNOT_RUN = 77
@@ -79,7 +80,7 @@ def main() -> int:
     options = argparse.ArgumentParser(
         prog="python -m tools.versions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("kind", choices=("newest", "oldest"))
+    options.add_argument("kind", choices=KINDS)
     options.add_argument("--python", action="append", choices=PYTHONS, help="repeatable; default: all that are here")
     given, arguments = options.parse_known_args()
     verdicts = {}

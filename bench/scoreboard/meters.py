@@ -240,7 +240,7 @@ def own_channels(stage: Stage, kind: type[Peer]) -> Meter:
     connections, each = stage.sizes.connections, stage.sizes.channels_each
     allow_descriptors(connections)
     server = stage.server(kind)
-    settle(server, stage)
+    warm_up(server, stage)
     before = resident(server.pid)
     clients = stage.clients(server)
     own = [f"public:own-{{user}}-{k}" for k in range(each)]
@@ -299,7 +299,7 @@ def paced(stage: Stage, kind: type[Peer], sets_rate: bool) -> Meter:
     return meter
 
 
-def settle(server: Peer, stage: Stage) -> None:
+def warm_up(server: Peer, stage: Stage) -> None:
     """A first few come and go, so that no figure pays for what is done once."""
     own = stage.round()
     with own.stack:
@@ -417,11 +417,11 @@ def output(stage: Stage, kind: type[Peer]) -> Meter:
     posts = stage.posts(server, many)
     # A follower is sent what came together in one push: the position behind the last byte shows that all has come.
     done = appends // many * many
-    arrived = itertools.count(1)
+    rounds = itertools.count(1)
 
     def meter() -> Taken:
         posts.prepare(server.request_to(f"/api/tasks/t{n % many}/output", {"text": text}) for n in range(done))
-        clients.count_text(f'"offset":{next(arrived) * (done // many) * len(text)}')
+        clients.count_text(f'"offset":{next(rounds) * (done // many) * len(text)}')
         with stage.watch(server, clients, posts) as watch:
             seconds = posts.post()
             clients.wait(many)
@@ -440,7 +440,7 @@ def arrivals(stage: Stage, kind: type[Peer], redis: bool) -> Meter:
         count, few = own.sizes.arrivals, own.sizes.one_by_one
         allow_descriptors(count + few)
         server = own.server(kind, redis)
-        settle(server, own)
+        warm_up(server, own)
         many, single = own.clients(server, ADDRESSES), own.clients(server)
         path = many.greet(range(1_000, 1_000 + count), THREE)
         with own.watch(server, many) as watch:
@@ -481,7 +481,7 @@ class Bystanders:
 
     def __enter__(self) -> Bystanders:
         self._clients.reset()
-        self._over = threading.Event()
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._publish)
         self._thread.start()
         return self
@@ -492,7 +492,7 @@ class Bystanders:
             while True:
                 self._server.send("public:bystanders", http)
                 self._sent += 1
-                if self._over.wait(1 / self.RATE):
+                if self._ended.wait(1 / self.RATE):
                     return
         except (OSError, RuntimeError, ValueError) as problem:
             self._failed.append(problem)
@@ -500,7 +500,7 @@ class Bystanders:
             http.close()
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._ended.set()
         self._thread.join()
 
     def p99(self) -> float:
@@ -552,7 +552,7 @@ def recovery(stage: Stage, kind: type[Peer]) -> Meter:
         count = own.sizes.returning
         allow_descriptors(count)
         server = own.server(kind)
-        settle(server, own)
+        warm_up(server, own)
         clients = own.clients(server, ADDRESSES)
         positions = {"log:a": _missed(server, "log:a", missed)}
         path = clients.greet(range(count), ("log:a",), positions)
@@ -596,7 +596,7 @@ def idle(stage: Stage, kind: type[Peer]) -> Meter:
         count = own.sizes.idle
         allow_descriptors(count)
         server = own.server(kind)
-        settle(server, own)
+        warm_up(server, own)
         clients = own.clients(server, ADDRESSES)
         path = clients.greet(range(count), THREE)
         before = resident(server.pid)

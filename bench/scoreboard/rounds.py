@@ -85,7 +85,7 @@ class Rounds:
             stage = Stage(stack, self._sizes)
             meters: dict[type[Peer], Meter] = {}
             for kind in there:
-                self._progress.say(f"{path.name}: starting {kind.name}")
+                self._progress.show(f"{path.name}: starting {kind.name}")
                 try:
                     meters[kind] = path.prepare(stage, kind)
                 except TROUBLE as problem:
@@ -100,7 +100,7 @@ class Rounds:
                 self._book.add(path=path.name, stopped=str(problem))
 
     def _is_there(self, path: Path, kind: type[Peer], install: Callable[[type[Peer]], str]) -> bool:
-        self._progress.say(f"{path.name}: installing {kind.name}")
+        self._progress.show(f"{path.name}: installing {kind.name}")
         try:
             if kind.name in self._absent:
                 raise NotAvailable(self._absent[kind.name])
@@ -129,7 +129,7 @@ class Rounds:
     def _round(self, path: Path, meters: dict[type[Peer], Meter], number: int) -> None:
         """Take one round, forth or back; a peer that cannot go on is left out from then on. Raises Busy."""
         for kind in list(meters) if number % 2 else list(reversed(meters)):
-            self._progress.say(f"{path.name}: round {number}: {kind.name}")
+            self._progress.show(f"{path.name}: round {number}: {kind.name}")
             try:
                 taken, again = quietly(meters[kind], self._tolerant)
             except TROUBLE as problem:

@@ -344,7 +344,7 @@ class Client(Shell[Reader[Any]]):
             if not opening.done():
                 opening.set_result(None)
 
-    def _over(self, error: Exception | None) -> None:
+    def _closed(self, error: Exception | None) -> None:
         for opening in self._opening:
             if not opening.done():
                 opening.set_exception(error or ClientClosed("the client is closed"))

@@ -147,20 +147,20 @@ class TaskUpdates(Reader[TaskState]):
     Ends with the final state: the task's own, or the last one of all that were unfinished.
     """
 
-    _over = False
+    _finished = False
 
     def __init__(self, client: Shell[Any], feed: ReaderFeed, follow: bool = False) -> None:
         super().__init__(client, feed)
         self._follow = follow
 
     async def __anext__(self) -> TaskState:
-        if self._over:
+        if self._finished:
             raise StopAsyncIteration
         while True:
             state = (await self._next()).task
             if state is None:
                 continue
             if self._client._is_last(self._feed, state, self._follow):
-                self._over = True
+                self._finished = True
                 self.close()
             return state

@@ -137,7 +137,7 @@ class LastingConnection:
         position = self._cursor.outstanding
         if self.state is State.CONNECTED and position is not None:
             # A server drops what a closed connection still had waiting, so the close follows the answer.
-            self._enter(State.CLOSING)
+            self._change_state(State.CLOSING)
             self._wake_at = now + _LAST_ACK
             self.ask("ack", position, now, lambda frame, now: self._close())
         else:
@@ -183,8 +183,8 @@ class LastingConnection:
     def opened(self, link: int, now: int) -> None:
         if link != self._link or self.state is not State.CONNECTING:
             return
-        self._enter(State.AUTHENTICATING)
-        self._watchdog.hear(now)
+        self._change_state(State.AUTHENTICATING)
+        self._watchdog.receive(now)
         if self._session.token is None:
             self.transmit({"type": "ping", "data": {}})
             return
@@ -226,7 +226,7 @@ class LastingConnection:
     def received(self, link: int, text: bytes | str, now: int) -> None:
         if link != self._link or self.state not in (State.AUTHENTICATING, State.CONNECTED, State.CLOSING):
             return
-        self._watchdog.hear(now)
+        self._watchdog.receive(now)
         try:
             frame = FRAMES.decode(text)
         except (ValueError, RecursionError):
@@ -290,7 +290,7 @@ class LastingConnection:
 
     # The inside
 
-    def _enter(self, state: State) -> None:
+    def _change_state(self, state: State) -> None:
         if state is not self.state:
             self.state = state
             self.emit(Changed(state))
@@ -299,7 +299,7 @@ class LastingConnection:
         if not self._session.needs_token:
             self._connect(now)
             return
-        self._enter(State.FETCHING)
+        self._change_state(State.FETCHING)
         if self._session.fetch_until is None:
             self._fetch(now)
 
@@ -311,7 +311,7 @@ class LastingConnection:
         self._links += 1
         self._link = self._links
         self._wake_at = now + self.options.connect_timeout
-        self._enter(State.CONNECTING)
+        self._change_state(State.CONNECTING)
         self.emit(Connect(self._link))
 
     def _hang_up(self, now: int, code: int, reason: str, *, abort: bool = False, crowd: bool = True) -> None:
@@ -334,7 +334,7 @@ class LastingConnection:
             self._wake_at = now + self.options.backoff.delay(self.attempts, self._random, crowd=crowd)
         self._return_at = None
         self.attempts += 1
-        self._enter(State.WAITING)
+        self._change_state(State.WAITING)
 
     def _drop_link(self) -> None:
         self._link = 0
@@ -354,7 +354,7 @@ class LastingConnection:
         reason = error or ClientClosed("the client is closed")
         self._requests.fail(reason)
         self._subscriptions.end(reason)
-        self._enter(State.CLOSED)
+        self._change_state(State.CLOSED)
         self.emit(Ended(error))
 
     def _refused(self, frame: Frame, now: int) -> None:
@@ -371,7 +371,7 @@ class LastingConnection:
     def _welcomed(self, frame: Frame, now: int) -> None:
         welcome = msgspec.convert(frame.data, Welcome)
         parted = self._session.left is not None
-        before = self._session.enter(welcome, now)
+        before = self._session.signed_in(welcome, now)
         if before is not None:
             if not parted:
                 self._forget_user()
@@ -391,7 +391,7 @@ class LastingConnection:
         self.last_error = None
         self._wake_at = None
         self._requests.connected(now)
-        self._enter(State.CONNECTED)
+        self._change_state(State.CONNECTED)
         self._subscriptions.resume(now)
         self._cursor.send(now)
         self._requests.send(now)

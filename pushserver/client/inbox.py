@@ -149,7 +149,7 @@ class KeptInbox:
             self.channel.remember(frame)
             self._line.emit(Readable(self.feed))
 
-    def tell(self, frame: Frame) -> None:
+    def notify(self, frame: Frame) -> None:
         """A word about the inbox that is no message of it."""
         self.feed.queue.append(frame.push())
         self._line.emit(Readable(self.feed))

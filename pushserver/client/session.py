@@ -60,7 +60,7 @@ class ClientSession:
         self.left = self.user_id
         self.welcome = None
 
-    def enter(self, welcome: Welcome, now: int) -> str | None:
+    def signed_in(self, welcome: Welcome, now: int) -> str | None:
         """Signed in. Return the user before, where that was another."""
         before = self.left if self.left is not None else self.user_id
         self.left = None

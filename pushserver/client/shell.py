@@ -175,7 +175,7 @@ class Shell(ABC, Generic[Reader]):
     def _connected(self) -> None: ...
 
     @abstractmethod
-    def _over(self, error: Exception | None) -> None:
+    def _closed(self, error: Exception | None) -> None:
         """The client is closed for good."""
 
     @abstractmethod
@@ -279,7 +279,7 @@ class Shell(ABC, Generic[Reader]):
             case InboxChanged(change):
                 self._call_back("on_inbox_changed", self._on_inbox_changed, change)
             case Ended(error):
-                self._over(error)
+                self._closed(error)
 
     def _try_to_dial(self, link: int) -> None:
         try:

@@ -95,7 +95,7 @@ class ClientSubscriptions:
         push = feed.queue.popleft()
         feed.taken = push.position or feed.taken
         if feed.behind and not feed.queue:
-            self._catch_up(feed, now)
+            self._fetch_missed(feed, now)
         return push
 
     def close_feed(self, feed: ReaderFeed, now: int) -> None:
@@ -207,7 +207,7 @@ class ClientSubscriptions:
                     self._unsubscribed(channel, str(data.get("code")), str(data.get("reason")), now)
                 return
             case "inbox_overflow":
-                self.inbox.tell(frame)
+                self.inbox.notify(frame)
                 return
             case "inbox_changed":
                 self.inbox.changed(frame)
@@ -378,7 +378,7 @@ class ClientSubscriptions:
         if feed.offer(frame, seen, self._line.options.max_pending):
             self._line.emit(Readable(feed))
 
-    def _catch_up(self, feed: ReaderFeed, now: int) -> None:
+    def _fetch_missed(self, feed: ReaderFeed, now: int) -> None:
         """A reader that was full has read everything: fetch what was left out meanwhile."""
         channel = feed.channel
         if channel is None:

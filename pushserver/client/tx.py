@@ -195,14 +195,14 @@ class ClientService(Shell[Reading], Service):
         Each byte comes once and in order. Reading is done behind the chunk that is `closed`.
         """
 
-        def heard(push: Push) -> Any:
+        def receive(push: Push) -> Any:
             return hear(chunk) if (chunk := push.output) is not None else None
 
         def is_last(push: Push) -> bool:
             return push.output is not None and push.output.closed
 
         feed = self._core.open_output(task_id, name, self._now(), since)
-        return self._reading(Reading(self, feed, heard, is_last=is_last))
+        return self._reading(Reading(self, feed, receive, is_last=is_last))
 
     # Asking
 
@@ -282,15 +282,15 @@ class ClientService(Shell[Reading], Service):
         self._wake(reading)
         return reading
 
-    def _task_reading(self, feed: ReaderFeed, hear: Callable[[TaskState], Any], follow: bool) -> Reading:
-        def heard(push: Push) -> Any:
+    def _task_reading(self, feed: ReaderFeed, receiver: Callable[[TaskState], Any], follow: bool) -> Reading:
+        def receive(push: Push) -> Any:
             state = push.task
-            return hear(state) if state is not None else None
+            return receiver(state) if state is not None else None
 
         def is_last(push: Push) -> bool:
             return (state := push.task) is not None and self._is_last(feed, state, follow)
 
-        return self._reading(Reading(self, feed, heard, is_last=is_last))
+        return self._reading(Reading(self, feed, receive, is_last=is_last))
 
     def _call(self, call: calls.Call[T]) -> Deferred[T]:
         try:
@@ -401,7 +401,7 @@ class ClientService(Shell[Reading], Service):
         for deferred in waiting:
             deferred.callback(self._core.welcome)
 
-    def _over(self, error: Exception | None) -> None:
+    def _closed(self, error: Exception | None) -> None:
         for fetching in list(self._fetching.values()):
             fetching.cancel()
         waiting, self._connecting = self._connecting, []

@@ -26,19 +26,19 @@ class Reading:
         self,
         service: Shell[Any],
         feed: ReaderFeed,
-        hear: Callable[[Push], Any],
+        receiver: Callable[[Push], Any],
         acks: bool = False,
         is_last: Callable[[Push], bool] = lambda push: False,
     ) -> None:
         self.done: Deferred[None] = Deferred()
         self._service = service
         self._feed = feed
-        self._hear = hear
+        self._receiver = receiver
         self._acks = acks
         self._is_last = is_last
         self._waiting: list[Deferred[None]] = []
         self._busy = False
-        self._over = False
+        self._finished = False
 
     def ready(self) -> Deferred[None]:
         if self._feed.confirmed:
@@ -61,7 +61,7 @@ class Reading:
             waiting, self._waiting = self._waiting, []
             for deferred in waiting:
                 deferred.callback(None)
-        if self._busy or self._over:
+        if self._busy or self._finished:
             return
         push = self._service._take(self._feed)
         if push is None:
@@ -70,10 +70,10 @@ class Reading:
                 self._finish(None if isinstance(ended, ClientClosed) else Failure(ended))  # type: ignore[no-untyped-call]
             return
         self._busy = True
-        heard = maybeDeferred(self._hear, push)
-        heard.addCallbacks(self._heard, self._finish, callbackArgs=(push,))
+        received = maybeDeferred(self._receiver, push)
+        received.addCallbacks(self._received, self._finish, callbackArgs=(push,))
 
-    def _heard(self, _: Any, push: Push) -> None:
+    def _received(self, _: Any, push: Push) -> None:
         self._busy = False
         if self._acks and push.position is not None:
             self._service._ack(self._feed, push.position)
@@ -84,9 +84,9 @@ class Reading:
         self._service._wake(self)
 
     def _finish(self, failure: Failure | None) -> None:
-        if self._over:
+        if self._finished:
             return
-        self._over = True
+        self._finished = True
         self._service._close_feed(self._feed)
         ended = failure or Failure(ClientClosed("no longer read"))  # type: ignore[no-untyped-call]
         waiting, self._waiting = self._waiting, []

@@ -9,18 +9,18 @@ class Watchdog:
     """One link's signs of life. All times are milliseconds of the core's clock."""
 
     def __init__(self) -> None:
-        self._heard_at = 0
+        self._received_at = 0
         self._pinged_at: int | None = None
 
-    def hear(self, now: int) -> None:
+    def receive(self, now: int) -> None:
         """Something came."""
-        self._heard_at = now
+        self._received_at = now
         self._pinged_at = None
 
     def due(self, heartbeat: HeartbeatTimes) -> int:
         """Return when to look again."""
         if self._pinged_at is None:
-            return self._heard_at + heartbeat.interval
+            return self._received_at + heartbeat.interval
         return self._pinged_at + heartbeat.timeout
 
     def is_dead(self, heartbeat: HeartbeatTimes, now: int) -> bool:
@@ -28,7 +28,7 @@ class Watchdog:
 
     def must_ask(self, heartbeat: HeartbeatTimes, now: int) -> bool:
         """Return whether to ping now, which counts as done."""
-        if self._pinged_at is not None or now < self._heard_at + heartbeat.interval:
+        if self._pinged_at is not None or now < self._received_at + heartbeat.interval:
             return False
         self._pinged_at = now
         return True

@@ -15,6 +15,9 @@ from pushserver.core.errors import Code, Refused
 #: So many keys are remembered; the one longest unused is forgotten first, by then long full again.
 MAX_KEYS: Final = 100_000
 
+#: Attempts to authenticate come back at this pace, so that hourly refreshes never count as hammering: ms for all.
+AUTH_REFILL: Final = 60_000
+
 #: What part of the tokens that come between two reports is too little to be told to other nodes.
 SMALL: Final = 0.05
 
@@ -63,6 +66,25 @@ class TokenBucket:
     def drain(self, now: int, cost: float) -> None:
         """Take so many tokens whether they are there or not; a negative cost gives some back."""
         self._tokens = min(self._rate.burst, self._fill(now) - cost)
+
+
+class Rates:
+    """Inbound limits of each connection, whatever protocol it speaks: messages per second, how many at once,
+    authentications at once; 0: none."""
+
+    __slots__ = ("authentications", "messages")
+
+    def __init__(self, per_second: float, burst: int, auth_attempts: int) -> None:
+        self.messages = Rate(per_second, burst)
+        self.authentications = Rate(auth_attempts * 1000 / AUTH_REFILL, auth_attempts)
+
+
+class Hammering(Refused):
+    """Too many attempts to authenticate. (Made anew each time: an exception that is raised again keeps every frame that
+    it ever passed.)"""
+
+    def __init__(self, wait: int) -> None:
+        super().__init__("too many attempts to authenticate", Code.RATE_LIMITED, retry_after=wait)
 
 
 class KeyedTokenBuckets:

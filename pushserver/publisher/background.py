@@ -72,7 +72,7 @@ class Background:
         #: whether somebody has waited for a server that did not answer, and it has not come back since
         self._in_vain = False
         self._dropped = 0
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
         self._asked_at: dict[str, float] = {}
         self._held_for_fork = False
 
@@ -81,7 +81,7 @@ class Background:
     def put(self, entry: Entry, waits: bool = False) -> bool:
         """Hand an entry over; False where it was not taken, since too much waits. `waits`: somebody will, for it."""
         if self._closed:
-            self.say("closed", logging.WARNING, "the publisher is closed: what comes now is dropped")
+            self.log("closed", logging.WARNING, "the publisher is closed: what comes now is dropped")
             return False
         if self.pending >= self._max_pending and not entry.ends:
             if entry.durable:
@@ -121,7 +121,7 @@ class Background:
         self._flushes.append(marker)
         if sender.ring(self):
             done = marker.delivery.wait(timeout)
-            marker.delivery.settle(None)
+            marker.delivery.finish(None)
             return done
         # No thread any more, as at the end of an interpreter: this one does it.
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -129,7 +129,7 @@ class Background:
             due = self.work(time.monotonic())
             if not self._idle and due is not None:
                 time.sleep(min(max(0.0, due - time.monotonic()), _HURRIED_RETRY))
-        marker.delivery.settle(None)
+        marker.delivery.finish(None)
         return self._idle
 
     def close(self, timeout: float | None) -> bool:
@@ -217,8 +217,8 @@ class Background:
     def _end_flushes(self) -> None:
         for marker in list(self._flushes):
             if self._idle:
-                marker.delivery.settle(None)
-            if marker.delivery.settled:
+                marker.delivery.finish(None)
+            if marker.delivery.finished:
                 self._flushes.remove(marker)
 
     def _send(self, entries: list[Entry]) -> None:
@@ -236,10 +236,10 @@ class Background:
                 self._outbox.returned(entry)
             elif isinstance(reply, PublishError) and entry.renumber(reply):
                 words = "the push server has lost some of what a task wrote: the rest follows (%s)"
-                self.say("renumbered", logging.WARNING, words, reply)
+                self.log("renumbered", logging.WARNING, words, reply)
                 self._outbox.returned(entry)
             elif not _is_passing(reply) or (too_large(reply) and entry.given_up()):
-                self._settle(entry, command, reply)
+                self._finish(entry, command, reply)
             elif answered or too_large(reply):
                 self._postpone(entry, reply)
             else:
@@ -256,7 +256,7 @@ class Background:
         if rest is not None:
             self._outbox.put_behind(entry, rest)
         elif is_smaller and entry.command is not None:
-            self.say("cut", logging.WARNING, "%s was too large: its data was cut", entry.command.method)
+            self.log("cut", logging.WARNING, "%s was too large: its data was cut", entry.command.method)
         return is_smaller
 
     def _exchange(self, commands: list[Command]) -> list[Any]:
@@ -284,7 +284,7 @@ class Background:
             delay = max(delay, error.retry_after / 1000)
         self._outbox.returned(entry, time.monotonic() + delay)
         method = entry.command.method if entry.command is not None else "progress"
-        self.say(error.code, logging.WARNING, "%s cannot be taken now (%s): it is kept and tried again", method, error)
+        self.log(error.code, logging.WARNING, "%s cannot be taken now (%s): it is kept and tried again", method, error)
 
     def _went_away(self, entries: list[Entry], error: PublishError) -> None:
         for entry in entries:
@@ -309,7 +309,7 @@ class Background:
         self._in_vain = False
         self._dropped = 0
 
-    def _settle(self, entry: Entry, command: Command, reply: Any) -> None:
+    def _finish(self, entry: Entry, command: Command, reply: Any) -> None:
         error = reply if isinstance(reply, PublishError) else None
         reporter = entry.reporter
         if error is not None and error.code == "CONFLICT" and entry.tries > 1 and "restart" not in command.params:
@@ -320,14 +320,14 @@ class Background:
         if error is not None and command.method == "task.create":
             dropped = self._outbox.abandon(entry.lane) if entry.lane is not None else []
         else:
-            self._outbox.settled(entry)
+            self._outbox.finished(entry)
             dropped = [entry]
         if error is not None and not _is_quiet(command, error):
-            self.say(error.code, logging.WARNING, "the push server refused %s: %s", command.method, error)
+            self.log(error.code, logging.WARNING, "the push server refused %s: %s", command.method, error)
         if reporter is not None:
             reporter.receive(command, reply if error is None else None, error)
         for one in dropped:
-            one.delivery.settle(reply if error is None else None, error)
+            one.delivery.finish(reply if error is None else None, error)
 
     def _continued(self, command: Command, error: PublishError) -> tuple[Any, PublishError | None]:
         """Look why a task cannot begin anew.
@@ -368,10 +368,10 @@ class Background:
             if state is not None:
                 entry.reporter.receive(command, state, None)
 
-    def say(self, what: str, level: int, text: str, *values: Any) -> None:
+    def log(self, what: str, level: int, text: str, *values: Any) -> None:
         """A line for the first of its kind; the rest are for who looks closely."""
-        _log.log(logging.DEBUG if what in self._said else level, text, *values)
-        self._said.add(what)
+        _log.log(logging.DEBUG if what in self._logged else level, text, *values)
+        self._logged.add(what)
 
 
 def _window(failures: int) -> float:

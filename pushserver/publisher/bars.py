@@ -56,7 +56,7 @@ class _Nesting:
             found = found[1]
         return found
 
-    def enter(self, task: Task | AsyncTask) -> None:
+    def register(self, task: Task | AsyncTask) -> None:
         self._innermost.set((task, self.enclosing()))
 
 
@@ -101,7 +101,7 @@ class tqdm(_tqdm):  # type: ignore[misc]
         title: Any = None,
         **kwargs: Any,
     ) -> None:
-        self._told: tuple[Any, ...] | None = None
+        self._reported: tuple[Any, ...] | None = None
         # One that is handled already while the bar begins does not pass through it.
         self._before = sys.exc_info()[1]
         asked = args[_DISABLE] if len(args) > _DISABLE else kwargs.get("disable", False)
@@ -120,8 +120,8 @@ class tqdm(_tqdm):  # type: ignore[misc]
             args = args[:3]
         super().__init__(iterable, *args, **kwargs)
         self._task = publisher.task(user_id, title if title is not None else (self.desc.rstrip(": ") or None))
-        _open.enter(self._task)
-        self._tell()
+        _open.register(self._task)
+        self._report()
 
     @property
     def task(self) -> Task | AsyncTask | None:
@@ -145,7 +145,7 @@ class tqdm(_tqdm):  # type: ignore[misc]
             raise
         else:
             self._ran_out = True
-            self._tell()
+            self._report()
             self._end(None)
         finally:
             self._looping = False
@@ -157,7 +157,7 @@ class tqdm(_tqdm):  # type: ignore[misc]
             return await super().__anext__()
         except StopAsyncIteration:
             self._ran_out = True
-            self._tell()
+            self._report()
             await self._end_in_loop(None)
             raise
         except BaseException as error:
@@ -181,29 +181,29 @@ class tqdm(_tqdm):  # type: ignore[misc]
         shown = super().refresh(nolock=nolock, lock_args=lock_args)
         if not nolock:
             # Else the caller holds tqdm's lock, and redraws what was told before.
-            self._tell()
+            self._report()
         return shown
 
     def close(self) -> None:
         super().close()
         if self._looping or self._task is None:
             return
-        self._tell()
+        self._report()
         passing = sys.exc_info()[1]
         if passing is self._before or isinstance(passing, (StopIteration, StopAsyncIteration)):
             passing = None
         self._end(passing)
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         task = self._task
         if task is None:
             return
         message = ", ".join(filter(None, (self.desc.rstrip(": ") if self.desc else "", self.postfix or ""))) or None
         now = (self.n, self.total, message)
         # `refresh` redraws without news, too; only the cancel wish needs them, and it can wait for some.
-        if now == self._told:
+        if now == self._reported:
             return
-        before, self._told = self._told, now
+        before, self._reported = self._reported, now
         if self._is_total_known:
             # A total that grew, or a bar that was reset or set back: it is less than before, and shall be.
             less = before is not None and bool(before[1]) and before[0] / before[1] > self.n / self.total

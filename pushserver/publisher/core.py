@@ -176,10 +176,10 @@ class Core:
         found = plain(command.params, BODY_LIMIT)
         if found.truncated:
             text = "%s holds what cannot be sent, or too much of it: that was left out"
-            self._background.say("left out", logging.WARNING, text, command.method)
+            self._background.log("left out", logging.WARNING, text, command.method)
         entry = Entry(lane, Command(command.method, found.value))
         if not self._background.put(entry):
-            entry.delivery.settle(None, PublishUnavailable("too much waits for the push server already"))
+            entry.delivery.finish(None, PublishUnavailable("too much waits for the push server already"))
         return entry
 
     def _retry(self, work: Callable[[Transport], T]) -> T:

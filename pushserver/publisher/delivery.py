@@ -19,40 +19,40 @@ _log = logging.getLogger("pushserver.publisher")
 class Delivery:
     """Not known yet, then the server's `reply`, or the `error` that the command was refused with."""
 
-    __slots__ = ("_waiting", "error", "hurried", "reply", "settled")
+    __slots__ = ("_waiting", "error", "finished", "hurried", "reply")
 
     def __init__(self) -> None:
-        self.settled = False
+        self.finished = False
         self.reply: Any = None
         self.error: Exception | None = None
         #: whether a thread waits, so that a sender in an outage does not take its time
         self.hurried = False
         self._waiting: deque[Callable[[Delivery], None]] = deque()
 
-    def settle(self, reply: Any, error: Exception | None = None) -> None:
-        if not self.settled:
+    def finish(self, reply: Any, error: Exception | None = None) -> None:
+        if not self.finished:
             self.reply, self.error = reply, error
-            self.settled = True
-        self._tell()
+            self.finished = True
+        self._notify()
 
     def then(self, callback: Callable[[Delivery], None]) -> None:
-        """Call back once it is settled: at once, or from the sender's thread."""
+        """Call back once it is finished: at once, or from the sender's thread."""
         self._waiting.append(callback)
-        if self.settled:
-            self._tell()
+        if self.finished:
+            self._notify()
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait for at most `timeout` seconds; True if it is settled."""
-        if not self.settled and (timeout is None or timeout > 0):
-            gate = threading.Lock()
-            gate.acquire()
-            self.then(lambda _: gate.release())
-            gate.acquire(timeout=-1 if timeout is None else timeout)
-        return self.settled
+        """Wait for at most `timeout` seconds; True if it is finished."""
+        if not self.finished and (timeout is None or timeout > 0):
+            lock = threading.Lock()
+            lock.acquire()
+            self.then(lambda _: lock.release())
+            lock.acquire(timeout=-1 if timeout is None else timeout)
+        return self.finished
 
     async def arrival(self, timeout: float | None) -> bool:
         """As `wait`, in an event loop."""
-        if not self.settled and (timeout is None or timeout > 0):
+        if not self.finished and (timeout is None or timeout > 0):
             loop = asyncio.get_running_loop()
             event = asyncio.Event()
 
@@ -68,9 +68,9 @@ class Delivery:
                 await asyncio.wait_for(event.wait(), timeout)
             except TimeoutError:
                 pass
-        return self.settled
+        return self.finished
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         while True:
             try:
                 callback = self._waiting.popleft()

@@ -312,7 +312,7 @@ class CommandQueue:
         return min(due) if due else None
 
     def take(self, now: float, limit: int, hurry: bool = False) -> list[Entry]:
-        """Return the heads of the lanes that are due; each stays in its lane until it is `settled` or `returned`."""
+        """Return the heads of the lanes that are due; each stays in its lane until it is `finished` or `returned`."""
         taken: list[Entry] = []
         for name, lane in list(self._lanes.items()):
             if not lane.entries and now >= lane.next_progress:
@@ -338,7 +338,7 @@ class CommandQueue:
                 break
         return taken
 
-    def settled(self, entry: Entry) -> None:
+    def finished(self, entry: Entry) -> None:
         """Accepted, or refused for good."""
         lane = entry.lane
         if lane is not None and lane.entries and lane.entries[0] is entry:
@@ -355,12 +355,12 @@ class CommandQueue:
         lane.under_way = False
         lane.not_before = not_before
         if len(lane.entries) > 1 and not entry.durable and not lane.entries[1].durable:
-            following = lane.entries[1]
-            following.refresh()
-            if entry.command is not None and following.command is not None:
-                following.command = merged(entry.command, following.command)
-            elif following.command is None:
-                following.command = entry.command
+            next_entry = lane.entries[1]
+            next_entry.refresh()
+            if entry.command is not None and next_entry.command is not None:
+                next_entry.command = merged(entry.command, next_entry.command)
+            elif next_entry.command is None:
+                next_entry.command = entry.command
             lane.entries.popleft()
             self.pending -= 1
 
@@ -372,7 +372,7 @@ class CommandQueue:
         self.pending += 1
 
     def release(self, entries: list[Entry]) -> None:
-        """After a fault: what was taken, and neither settled nor returned, goes again."""
+        """After a fault: what was taken, and neither finished nor returned, goes again."""
         for entry in entries:
             if entry.lane is not None and entry.lane.under_way and entry.lane.entries[0] is entry:
                 self.returned(entry)
@@ -403,5 +403,5 @@ class CommandQueue:
                 return entry
             lane.entries.popleft()
             self.pending -= 1
-            entry.delivery.settle(None)
+            entry.delivery.finish(None)
         return None

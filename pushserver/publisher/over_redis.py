@@ -31,7 +31,7 @@ except ImportError as error:  # pragma: no cover - an installation without the e
 
 from pushserver.publisher.commands import QUERIES, Command
 from pushserver.publisher.errors import REDIS_ERROR, PublishError, PublishRefused, PublishUnavailable
-from pushserver.publisher.transport import Place
+from pushserver.publisher.transport import RedisAddress
 
 if TYPE_CHECKING:
     from pushserver.publisher.transport import Transport
@@ -54,15 +54,15 @@ class RedisTransport:
 
     answers = False
 
-    def __init__(self, place: Place, prefix: str, timeout: float, asking: Transport | None) -> None:
-        self._place = place
+    def __init__(self, address: RedisAddress, prefix: str, timeout: float, asking: Transport | None) -> None:
+        self._address = address
         self._prefix = prefix
         self._timeout = timeout
         self._asking = asking
         self._client = self._connected()
-        if place.tls is not None:
+        if address.tls is not None:
             # What redis-py would only say at the first connection.
-            place.tls.context()
+            address.tls.context()
 
     def call(self, command: Command) -> Any:
         if command.method == "ticket" or command.method in QUERIES:
@@ -100,22 +100,22 @@ class RedisTransport:
         return self._asking.task(task_id) if self._asking is not None else None
 
     def _connected(self) -> redis.Redis:
-        place = self._place
+        address = self._address
         where: dict[str, Any] = (
-            {"unix_socket_path": place.path} if place.path else {"host": place.host, "port": place.port}
+            {"unix_socket_path": address.path} if address.path else {"host": address.host, "port": address.port}
         )
-        if place.tls is not None:
+        if address.tls is not None:
             where |= {
                 "ssl": True,
-                "ssl_ca_certs": place.tls.ca,
-                "ssl_certfile": place.tls.cert,
-                "ssl_keyfile": place.tls.key,
+                "ssl_ca_certs": address.tls.ca,
+                "ssl_certfile": address.tls.cert,
+                "ssl_keyfile": address.tls.key,
             }
         return redis.Redis(
             **where,
-            db=place.database,
-            username=place.username,
-            password=place.password,
+            db=address.database,
+            username=address.username,
+            password=address.password,
             socket_timeout=self._timeout,
             socket_connect_timeout=self._timeout,
             # For a connection that was closed while nobody used it; the rest of the patience is the sender's.

@@ -149,7 +149,7 @@ class _Awaited(Generic[T]):
     @property
     def done(self) -> bool:
         """Whether the server has taken it, or refused it for good."""
-        return self._delivery.settled
+        return self._delivery.finished
 
     def wait(self, timeout: float | None = None) -> T:
         """Return the answer, as the same call without ``background=True`` does, or raise its error.
@@ -169,14 +169,14 @@ class _Awaited(Generic[T]):
     def add_done_callback(self, callback: Callable[[T | PublishError], Any]) -> None:
         """Call back with the answer or the error, once known: at once, or in the sender's thread; do little there."""
 
-        def tell(_: Delivery) -> None:
+        def notify(_: Delivery) -> None:
             try:
                 found: T | PublishError = self._told()
             except PublishError as error:
                 found = error
             callback(found)
 
-        self._delivery.then(tell)
+        self._delivery.then(notify)
 
     def _told(self) -> T:
         if self._delivery.error is not None:

@@ -39,7 +39,7 @@ class BaseTask:
         self._lane = f"task:{self.task_id}"
         self._process = os.getpid()
         self._cancelled = False
-        self._over = False
+        self._finished = False
         self._given_up = False
         self._ending: Entry | None = None
         self._producers: dict[str, OutputProducer] = {}
@@ -51,7 +51,7 @@ class BaseTask:
         command, cut = commands.create_task(self.task_id, user_id, title, details, restart=task_id is not None)
         self._warn(cut, command)
         if not background.put(Entry(self._lane, command, reporter=self)):
-            self._over = True
+            self._finished = True
 
     @property
     def cancelled(self) -> bool:
@@ -65,7 +65,7 @@ class BaseTask:
     @property
     def answered(self) -> bool:
         """Whether the server has taken its end; until then it is on its way, or there is none yet."""
-        return self._ending is not None and self._ending.delivery.settled and self._ending.delivery.error is None
+        return self._ending is not None and self._ending.delivery.finished and self._ending.delivery.error is None
 
     def raise_if_cancelled(self) -> None:
         """Raise TaskCancelled where the owner asked to cancel; leaving the ``with`` block by it cancels the task."""
@@ -86,7 +86,7 @@ class BaseTask:
 
     def status(self, status: str, *, message: Any = None) -> None:
         """Set ``pending`` or ``running``."""
-        if self._over:
+        if self._finished:
             return
         # What is reported later must not go before it.
         self._progress = None
@@ -128,14 +128,14 @@ class BaseTask:
 
     def abandon(self, error: str) -> None:
         """For finalisers: fail it without waiting, and without taking a lock."""
-        if not self._over and self._is_ours:
+        if not self._finished and self._is_ours:
             self._given_up = True
             self._background.abandon(self._abandoned, error)
 
     @property
     def ended(self) -> bool:
         """Whether nothing more is told of it."""
-        return self._over or self._given_up
+        return self._finished or self._given_up
 
     def ending(self, error: BaseException | str | None) -> Ending:
         """End it as leaving a block does, or fail it with a text; awaited, wait for the answer."""
@@ -150,28 +150,28 @@ class BaseTask:
             if state.get("cancelRequested") or state.get("status") == "cancelled":
                 self._cancelled = True
         elif error is not None and command.method == "task.create":
-            self._over = True
+            self._finished = True
         elif getattr(error, "code", None) in ("NOT_FOUND", "CONFLICT"):
             # Ended, forgotten or begun anew meanwhile: nothing that is said of it now can be accepted.
-            self._cancelled = self._cancelled or not self._over
-            self._over = True
+            self._cancelled = self._cancelled or not self._finished
+            self._finished = True
 
     # The rest
 
     def _append(self, name: str, kind: str, piece: Any, size: int) -> None:
-        if self._over or (not piece and kind == "text"):
+        if self._finished or (not piece and kind == "text"):
             return
         if self._writing != os.getpid():
             # What the parent had waiting is the parent's to send.
             self._writing, self._producers, self._unsent = os.getpid(), {}, []
         if not outputs.is_name(name):
-            self._background.say("name", logging.WARNING, "%s is no name of an output", plain.text(name))
+            self._background.log("name", logging.WARNING, "%s is no name of an output", plain.text(name))
             return
         producer = self._producers.get(name)
         if producer is None:
             producer = self._producers[name] = OutputProducer(self.task_id, name, kind)
         if producer.kind != kind:
-            self._background.say("kind", logging.WARNING, "the output %s holds %s", name, producer.kind)
+            self._background.log("kind", logging.WARNING, "the output %s holds %s", name, producer.kind)
             return
         entry = producer.entry
         if entry is not None and entry.take_up(piece, size):
@@ -189,7 +189,7 @@ class BaseTask:
 
     def _say_left_out(self, name: str) -> None:
         words = "too much waits for the server: some of what a task writes to its output %s is left out"
-        self._background.say("output left out", logging.WARNING, words, name)
+        self._background.log("output left out", logging.WARNING, words, name)
 
     @property
     def _has_left_out(self) -> bool:
@@ -212,11 +212,11 @@ class BaseTask:
 
     def _waiting(self) -> int:
         """Return how many bytes are written and not sent, about."""
-        self._unsent = [entry for entry in self._unsent if not entry.delivery.settled]
+        self._unsent = [entry for entry in self._unsent if not entry.delivery.finished]
         return sum(entry.size for entry in self._unsent)
 
     def _report(self, command: Command | None) -> None:
-        if command is None or self._over:
+        if command is None or self._finished:
             return
         if self._progress is not None:
             command = self._progress.report(command)
@@ -230,9 +230,9 @@ class BaseTask:
 
     def _end(self, command: Command, cut: bool, waits: bool) -> Entry | None:
         """Hand over what ends it; None where it has ended already, or cannot."""
-        if self._over:
+        if self._finished:
             return None
-        self._over = True
+        self._finished = True
         self._warn(cut, command)
         if self._has_left_out:
             command = commands.truncated(command)
@@ -260,7 +260,7 @@ class BaseTask:
     def _warn(self, cut: bool, command: Command) -> None:
         if cut:
             words = "%s holds what cannot be sent, or too much of it: that was left out"
-            self._background.say("left out", logging.WARNING, words, command.method)
+            self._background.log("left out", logging.WARNING, words, command.method)
 
 
 class Task(BaseTask):

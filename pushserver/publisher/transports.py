@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Final
 from urllib.parse import urlsplit
 
-from pushserver.publisher.transport import Transport, Trust, redis_place
+from pushserver.publisher.transport import Transport, Trust, redis_address
 
 _HTTP: Final = ("http", "https")
 _REDIS: Final = ("redis", "rediss", "unix")
@@ -45,7 +45,7 @@ class Address:
         self._trust = trust
         self._proxy = proxy
         if self.scheme in _REDIS:
-            self._place = redis_place(url, trust)
+            self._address = redis_address(url, trust)
             if not prefix:
                 raise ValueError("prefix: is empty")
         elif http_url is not None:
@@ -63,7 +63,7 @@ class Address:
         from pushserver.publisher.over_redis import RedisTransport
 
         asking = None if self._http_url is None else self._http(self._http_url)
-        return RedisTransport(self._place, self._prefix, self._timeout, asking)
+        return RedisTransport(self._address, self._prefix, self._timeout, asking)
 
     def _http(self, url: str) -> Transport:
         from pushserver.publisher.over_http import HttpTransport

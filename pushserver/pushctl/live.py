@@ -102,7 +102,7 @@ def _listen_as_user(place: ServerPlace, channels: tuple[str, ...], count: int | 
                 problem.append(said)
             reactor.stop()  # type: ignore[attr-defined]
 
-    def hear(push: Push) -> None:
+    def show(push: Push) -> None:
         if left[0] == 0:
             return
         try:
@@ -123,7 +123,7 @@ def _listen_as_user(place: ServerPlace, channels: tuple[str, ...], count: int | 
 
     def begin() -> None:
         for name in channels:
-            reading = service.subscribe(name, hear)
+            reading = service.subscribe(name, show)
             reading.ready().addErrback(ended)
             reading.done.addErrback(ended)
         service.when_connected().addErrback(ended)

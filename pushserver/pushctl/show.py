@@ -1,4 +1,4 @@
-"""Answers as tables for people, or as JSON for programs."""
+"""How answers are shown: as tables for people, or as JSON for programs."""
 
 from __future__ import annotations
 

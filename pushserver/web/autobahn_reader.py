@@ -286,8 +286,8 @@ class AutobahnFactory(WebSocketServerFactory):  # type: ignore[misc]
 
     noisy = False
 
-    def __init__(self, reactor: Any, subprotocol: str, max_message_size: int) -> None:
-        super().__init__(protocols=[subprotocol], server="", reactor=reactor)
+    def __init__(self, reactor: Any, max_message_size: int) -> None:
+        super().__init__(server="", reactor=reactor)
         self.setProtocolOptions(
             versions=[13],
             webStatus=False,

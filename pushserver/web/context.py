@@ -18,9 +18,8 @@ from pushserver.config.sections import (
     RateLimitsSection,
     ServerSection,
 )
-from pushserver.core.rate_limit import KeyedTokenBuckets
+from pushserver.core.rate_limit import KeyedTokenBuckets, Rates
 from pushserver.engine.interfaces import NodeInfo
-from pushserver.protocols.native.session import Rates
 from pushserver.server.auth import Authenticator
 from pushserver.server.client_requests import ClientRequests
 from pushserver.server.clock import Clock

@@ -5,15 +5,20 @@ A protocol that is off is not imported: a server without it starts sooner.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pushserver.core.protocol import Endpoint
+from pushserver.protocols.centrifuge import framing as centrifuge
+from pushserver.protocols.native import framing as native
 from pushserver.protocols.native.protocol import NativeEndpoint, NativeProtocol
 from pushserver.web.context import Context
 
 if TYPE_CHECKING:
     from pushserver.protocols.centrifuge.protocol import StreamProtocols
     from pushserver.protocols.centrifuge.session import Rules
+
+#: The names of all that may be spoken on WebSockets, and of the streams to SDKs of Centrifugo.
+DIALECTS: Final = (native.SUBPROTOCOL, *centrifuge.DIALECTS)
 
 
 def endpoints(context: Context) -> list[Endpoint]:

@@ -13,7 +13,6 @@ from hashlib import sha1
 from typing import Final
 
 from pushserver.core.errors import Invalid
-from pushserver.protocols.native.framing import SUBPROTOCOL
 from pushserver.web.port import Head, WrongVersion
 
 #: A client's compression window is asked down to this where it offers to, so that inflating costs little memory.
@@ -67,7 +66,7 @@ class Offer:
 
     __slots__ = ("deflation", "protocol", "response", "token")
 
-    def __init__(self, head: Head, compression: bool, subprotocols: Sequence[str] = (SUBPROTOCOL,)) -> None:
+    def __init__(self, head: Head, compression: bool, subprotocols: Sequence[str]) -> None:
         """Raises `errors.Invalid` for what is no upgrade, and for a token among the subprotocols without the protocol
         beside it: there would be nothing to accept, and browsers then fail the connection without a word. Raises
         `WrongVersion` for another WebSocket than RFC 6455's."""

@@ -25,12 +25,10 @@ from pushserver import __version__
 from pushserver.core import errors
 from pushserver.core.errors import HTTP_STATUS, Code
 from pushserver.core.histogram import Histogram, Histograms
-from pushserver.protocols.centrifuge import framing as centrifuge
-from pushserver.protocols.native import framing as native
 from pushserver.server.events.service import EventService
 from pushserver.server.hub import Hub
 from pushserver.server.stats import Counters
-from pushserver.web import sse, tls
+from pushserver.web import endpoints, sse, tls
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine
@@ -56,7 +54,7 @@ _FAILURES: Final = frozenset(
     }
 )
 #: What is spoken on connections.
-_DIALECTS: Final = (native.SUBPROTOCOL, sse.PROTOCOL, *centrifuge.DIALECTS)
+_DIALECTS: Final = (sse.PROTOCOL, *endpoints.DIALECTS)
 #: The engine's figures that are not its own matter, but the operator's: they stand without its name before them.
 _STORE: Final = ("store_bytes", "store_room_bytes")
 

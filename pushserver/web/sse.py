@@ -29,10 +29,11 @@ from pushserver.core.errors import Close, Code, Invalid, NotFound, PushError, Re
 from pushserver.core.operations import OutputStart, Recovery, SubscribeItem
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
+from pushserver.core.rate_limit import Rates
 from pushserver.core.tokens import Identity
 from pushserver.protocols.native import messages
 from pushserver.protocols.native.framing import FIRST_PING
-from pushserver.protocols.native.session import NativeSession, Rates, reply_of
+from pushserver.protocols.native.session import NativeSession, reply_of
 from pushserver.server.cluster import PostOutcome
 from pushserver.server.sign_in import note_failed
 from pushserver.server.tasks import user_channel

@@ -18,7 +18,6 @@ from pushserver.core.errors import Close
 from pushserver.core.operations import Notice
 from pushserver.core.protocol import ClientProtocol, Endpoint
 from pushserver.protocols import rfc6455
-from pushserver.protocols.native.framing import SUBPROTOCOL
 from pushserver.server.connection import Connection, Peer
 from pushserver.server.inbound import Inbound
 from pushserver.server.outbox import Outbox, no_delay
@@ -333,7 +332,7 @@ class WebSocketDoorFactory(AutobahnFactory):
     def __init__(
         self, context: Context, endpoints: Callable[[Context], Sequence[Endpoint]] = configured_endpoints
     ) -> None:
-        super().__init__(context.reactor, SUBPROTOCOL, context.sections.server.max_message_size)
+        super().__init__(context.reactor, context.sections.server.max_message_size)
         self.context = context
         self._make = endpoints
         #: by their paths

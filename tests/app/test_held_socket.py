@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.conftest import API_KEY, SECRET, Place
+from tests.cluster.conftest import API_KEY, SECRET, Deployment
 from tests.cluster.talk import talking
 from tests.harness import ROOT, Server, wait_until
 
@@ -114,7 +114,7 @@ class Visitors:
 
 @pytest.fixture
 def held(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Held]:
-    place = Place(tmp_path)
+    place = Deployment(tmp_path)
     options: list[str] = []
     if request.param == "redis":
         options = ["--redis", place.redis().url, "--workers", "2"]

@@ -139,7 +139,7 @@ def test_doors_go_by_other_limits_and_origins(reloadable: Reloadable) -> None:
             assert welcome.upgrade(origin).status == 101
             assert too_many.upgrade(origin).status == 503
             for each in (client, welcome):
-                each.say({"type": "ping", "id": 1, "data": "x" * 400})
+                each.send_message({"type": "ping", "id": 1, "data": "x" * 400})
                 assert each.close_code() == 1009
     assert server.api("POST", "/api/publish", {"channel": "public:a", "data": "x" * 400}).status == 413
 
@@ -261,7 +261,7 @@ def test_limits_of_rooms_and_inboxes_change_at_once(reloadable: Reloadable) -> N
         client.upgrade()
         assert client.ask({"type": "auth", "id": 1, "data": {"token": token(OLD)}})["type"] == "auth_success"
         second.upgrade()
-        second.say({"type": "auth", "id": 1, "data": {"token": token(OLD)}})
+        second.send_message({"type": "auth", "id": 1, "data": {"token": token(OLD)}})
         assert second.close_code() == 3504
         names = ["public:a", "public:b"]
         answers = [client.ask({"type": "subscribe", "id": name, "data": {"channels": [name]}}) for name in names]
@@ -344,7 +344,7 @@ def test_refusals_closes_and_who_steps_in_are_written_down(tmp_path: Path) -> No
     try:
         with RawSocket(server.port) as client:
             client.upgrade()
-            client.say({"type": "auth", "id": 1, "data": {"token": token(NEW)}})
+            client.send_message({"type": "auth", "id": 1, "data": {"token": token(NEW)}})
             assert client.close_code() == 3500
         with RawSocket(server.port) as client:
             assert client.upgrade({"Origin": "https://evil.example\x1b[2J"}).status == 403

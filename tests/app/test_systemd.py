@@ -75,9 +75,9 @@ def test_a_server_says_when_it_is_ready_that_it_lives_and_when_it_stops(
 ) -> None:
     options: list[str] = []
     if workers > 1:
-        from tests.cluster.conftest import Place
+        from tests.cluster.conftest import Deployment
 
-        place = Place(request.getfixturevalue("tmp_path"))
+        place = Deployment(request.getfixturevalue("tmp_path"))
         request.addfinalizer(place.end)
         options = ["--redis", place.redis().url, "--workers", str(workers)]
     env = {"NOTIFY_SOCKET": str(systemd.path), "WATCHDOG_USEC": "600000"}

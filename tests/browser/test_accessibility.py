@@ -81,7 +81,7 @@ def test_the_operators_page(browser: str, stage: Stage, start_server: Callable[.
         ann.ask({"type": "auth", "id": 1, "data": {"token": server.token("ann")}})
         ann.ask({"type": "nothing of the kind", "id": 2})
         nobody.upgrade()
-        nobody.say({"type": "auth", "id": 1, "data": {"token": "no token"}})
+        nobody.send_message({"type": "auth", "id": 1, "data": {"token": "no token"}})
         assert nobody.close_code() == 3500
         stage("open", url=f"{server.url}/operators")
         stage("until", expression="!document.getElementById('key-card').hidden")

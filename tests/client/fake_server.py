@@ -96,14 +96,14 @@ class FakeServer:
         """Append text to the output of a task, by its channel."""
         self.run(self._write(output, text, closes))
 
-    def say(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any]) -> None:
         """The same message to every connection, as it is."""
 
-        async def say() -> None:
+        async def send() -> None:
             for peer in list(self.peers.values()):
                 await self._send(peer, message)
 
-        self.run(say())
+        self.run(send())
 
     def close_all(self, code: int, reason: str = "") -> None:
         async def close() -> None:

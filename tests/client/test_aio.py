@@ -196,7 +196,7 @@ async def test_a_task_is_followed_to_its_end(server: FakeServer) -> None:
     async with Client(server.url, token="user-42", options=QUICK) as client:
         every = client.tasks()
         ending = client.tasks()
-        following = client.tasks(follow=True)
+        followed = client.tasks(follow=True)
         updates = await client.task("t1").ready()
         server.task("t1", "42", status="running", percentage=50)
         assert (await client.cancel_task("t1")).cancel_requested
@@ -204,11 +204,11 @@ async def test_a_task_is_followed_to_its_end(server: FakeServer) -> None:
         states = [state async for state in updates]
         assert [s.status for s in states] == ["pending", "running", "completed"]
         assert [s.version for s in states] == sorted({s.version for s in states})
-        for reader in (every, following):
+        for reader in (every, followed):
             assert [s.status for s in await take(reader, 3)] == ["pending", "running", "completed"]
         assert [s.status async for s in ending] == ["pending", "running", "completed"]
         server.task("t2", "42")
-        assert [s.status for s in await take(following, 1)] == ["pending"]
+        assert [s.status for s in await take(followed, 1)] == ["pending"]
         assert (await client.get_task("t1")).final
         with pytest.raises(SubscriptionEnded, match="NOT_FOUND"):
             await client.task("none").ready()
@@ -364,7 +364,7 @@ async def test_opening_is_bounded(server: FakeServer) -> None:
 async def test_going_away_says_when_to_return(server: FakeServer) -> None:
     slow = Options(backoff=Backoff(alone=600_000, cap=600_000))
     async with Client(server.url, token="user-42", options=slow):
-        server.say({"type": "going_away", "data": {"reconnectAfter": 50}})
+        server.send({"type": "going_away", "data": {"reconnectAfter": 50}})
         await asyncio.to_thread(server.close_all, 3001, "shutdown")
         await until(server, lambda: server.connections == 2)
 
@@ -646,7 +646,9 @@ async def test_the_function_of_a_channels_token_is_asked_again_when_that_ended(s
     async with Client(server.url, token="user-42", options=QUICK) as client:
         sealed = await client.subscribe("sealed:1", token=fetch).ready()
         server.channel_tokens["sealed:1"] = "second"
-        server.say({"type": "unsubscribed", "data": {"channel": "sealed:1", "code": "TOKEN_EXPIRED", "reason": "over"}})
+        server.send(
+            {"type": "unsubscribed", "data": {"channel": "sealed:1", "code": "TOKEN_EXPIRED", "reason": "over"}}
+        )
         await asyncio.to_thread(server.until, lambda: len(server.received("subscribe")) == 2)
         # Its answer comes before this one's.
         await client.presence("sealed:1")

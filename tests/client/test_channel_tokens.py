@@ -89,10 +89,10 @@ def test_a_token_is_renewed_before_it_ends_by_the_servers_clock() -> None:
     ahead = 5 * MINUTE
     shell, feed = reading(START + ahead + 10 * MINUTE, {"offset": 3, "epoch": "e", "recovered": False})
     (ping,) = [message for message in shell.sent if message["type"] == "ping"]
-    shell.say("pong", {**ping["data"], "timestamp": START + ahead})
+    shell.deliver("pong", {**ping["data"], "timestamp": START + ahead})
     due = shell.core._subscriptions.tokens.due()
     assert due == [START + 9 * MINUTE]
-    shell.core._watchdog.hear(START + 9 * MINUTE)
+    shell.core._watchdog.receive(START + 9 * MINUTE)
     shell.after(9 * MINUTE)
     assert len(shell.channel_fetches) == 2
     give(shell, token(START + ahead + 20 * MINUTE, "second"))
@@ -108,7 +108,7 @@ def test_a_token_is_renewed_before_it_ends_by_the_servers_clock() -> None:
 
 def test_what_a_renewal_passed_by_is_asked_for_after_a_loss() -> None:
     shell, _ = reading(result={"offset": 3, "epoch": "e", "recovered": False})
-    shell.core._watchdog.hear(START + 9 * MINUTE)
+    shell.core._watchdog.receive(START + 9 * MINUTE)
     shell.after(9 * MINUTE)
     give(shell, token(START + 20 * MINUTE))
     # The server has a message 4 already, whose push the link does not live to bring.
@@ -146,7 +146,7 @@ def test_a_function_that_fails_is_asked_again() -> None:
     assert shell.until_due() <= 4_000
     assert len(shell.channel_fetches) == 2
     # And once more, where it gives nothing within its time; a late answer is good all the same.
-    shell.core._watchdog.hear(shell.now + 30_000)
+    shell.core._watchdog.receive(shell.now + 30_000)
     shell.after(30_000)
     give(shell, "late")
     accept(shell)
@@ -186,7 +186,7 @@ def test_a_refused_token_is_told(code: str, given: Any) -> None:
 
 def test_a_renewal_that_is_refused_is_told_and_leaves_the_channel() -> None:
     shell, feed = reading()
-    shell.core._watchdog.hear(START + 9 * MINUTE)
+    shell.core._watchdog.receive(START + 9 * MINUTE)
     shell.after(9 * MINUTE)
     give(shell, "second")
     reject(shell, "INVALID_TOKEN")
@@ -196,7 +196,7 @@ def test_a_renewal_that_is_refused_is_told_and_leaves_the_channel() -> None:
 
 def test_a_renewal_that_is_refused_in_passing_is_tried_again() -> None:
     shell, feed = reading()
-    shell.core._watchdog.hear(START + 9 * MINUTE)
+    shell.core._watchdog.receive(START + 9 * MINUTE)
     shell.after(9 * MINUTE)
     give(shell, "second")
     reject(shell, "UNAVAILABLE")
@@ -208,13 +208,13 @@ def test_a_renewal_that_is_refused_in_passing_is_tried_again() -> None:
 
 def test_a_revoked_token_is_told() -> None:
     shell, feed = reading()
-    shell.say("unsubscribed", {"channel": "doc:1", "code": "TOKEN_BLACKLISTED", "reason": "gone"}, channel="doc:1")
+    shell.deliver("unsubscribed", {"channel": "doc:1", "code": "TOKEN_BLACKLISTED", "reason": "gone"}, channel="doc:1")
     assert end_of(feed) == ("TOKEN_BLACKLISTED", "gone")
 
 
 def test_where_the_server_ended_it_with_the_token_another_brings_what_was_missed() -> None:
     shell, feed = reading(result={"offset": 3, "epoch": "e", "recovered": False})
-    shell.say("unsubscribed", {"channel": "doc:1", "code": "TOKEN_EXPIRED", "reason": "over"}, channel="doc:1")
+    shell.deliver("unsubscribed", {"channel": "doc:1", "code": "TOKEN_EXPIRED", "reason": "over"}, channel="doc:1")
     assert feed.ended is None
     give(shell, "second")
     assert items(shell)[-1] == [{"channel": "doc:1", "since": {"offset": 3, "epoch": "e"}, "token": "second"}]
@@ -226,16 +226,16 @@ def test_where_the_server_ended_it_with_the_token_another_brings_what_was_missed
 def test_where_a_given_token_ended_it_is_told() -> None:
     shell = Shell().start()
     feed = shell.subscribe("doc:1", {}, token="a.b.c")
-    shell.say("unsubscribed", {"channel": "doc:1", "code": "TOKEN_EXPIRED", "reason": "over"}, channel="doc:1")
+    shell.deliver("unsubscribed", {"channel": "doc:1", "code": "TOKEN_EXPIRED", "reason": "over"}, channel="doc:1")
     assert end_of(feed) == ("TOKEN_EXPIRED", "over")
 
 
 def test_a_token_that_ends_while_the_new_one_is_on_its_way_ends_nothing() -> None:
     shell, feed = reading()
-    shell.core._watchdog.hear(START + 9 * MINUTE)
+    shell.core._watchdog.receive(START + 9 * MINUTE)
     shell.after(9 * MINUTE)
     give(shell, "second")
-    shell.say("unsubscribed", {"channel": "doc:1", "code": "TOKEN_EXPIRED", "reason": "over"}, channel="doc:1")
+    shell.deliver("unsubscribed", {"channel": "doc:1", "code": "TOKEN_EXPIRED", "reason": "over"}, channel="doc:1")
     accept(shell)
     shell.push("doc:1", "live")
     assert (shell.read(feed), feed.ended, len(items(shell))) == (["live"], None, 2)
@@ -270,7 +270,7 @@ def test_another_user_gets_nothing_by_it() -> None:
     shell.run()
     shell.reply("error", {"code": "PERMISSION_DENIED", "message": "another user"})
     shell.open()
-    shell.say("auth_success", {"userId": "43"})
+    shell.deliver("auth_success", {"userId": "43"})
     assert isinstance(feed.ended, UserChanged)
     assert len(items(shell)) == 1
 

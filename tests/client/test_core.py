@@ -128,20 +128,20 @@ class Shell:
 
     def connect(self, **welcome: Any) -> Shell:
         self.open()
-        self.say("auth_success", {"userId": "42", **welcome})
+        self.deliver("auth_success", {"userId": "42", **welcome})
         return self
 
-    def say(self, type: str, data: Any = None, link: int | None = None, **fields: Any) -> None:
+    def deliver(self, type: str, data: Any = None, link: int | None = None, **fields: Any) -> None:
         message = {"type": type, "data": data, **fields}
         self.core.received(self.link if link is None else link, json.dumps(message).encode(), self.now)
         self.run()
 
     def push(self, channel: str, data: Any, offset: int | None = None, epoch: str = "e", **fields: Any) -> None:
         place = {} if offset is None else {"offset": offset, "epoch": epoch}
-        self.say(fields.pop("type", "message"), data, channel=channel, **place, **fields)
+        self.deliver(fields.pop("type", "message"), data, channel=channel, **place, **fields)
 
     def reply(self, type: str, data: Any = None, to: dict[str, Any] | None = None) -> None:
-        self.say(type, data, id=(to or self.sent[-1])["id"])
+        self.deliver(type, data, id=(to or self.sent[-1])["id"])
 
     def lose(self, code: int | None = None, **fields: Any) -> None:
         self.core.closed(self.link, self.now, code, **fields)
@@ -251,7 +251,7 @@ def test_a_refused_token_ends_it(code: str) -> None:
     shell.core.start(shell.now)
     shell.run()
     shell.open()
-    shell.say("auth_failed", {"code": code, "message": "no"})
+    shell.deliver("auth_failed", {"code": code, "message": "no"})
     assert shell.ended is not None
     assert isinstance(shell.ended.error, AuthFailed)
     assert shell.ended.error.error == code
@@ -263,7 +263,7 @@ def test_an_expired_token_ends_it_only_where_no_other_can_be_had() -> None:
         shell.core.start(shell.now)
         shell.run()
         shell.open()
-        shell.say("auth_failed", {"code": "TOKEN_EXPIRED", "message": "late"})
+        shell.deliver("auth_failed", {"code": "TOKEN_EXPIRED", "message": "late"})
         assert (shell.ended is None) is can_fetch
         if can_fetch:
             shell.until_due()
@@ -276,7 +276,7 @@ def test_anonymous_connections_are_open_once_the_server_answers() -> None:
     shell.run()
     shell.open()
     assert (shell.core.state, [m["type"] for m in shell.sent]) == (State.AUTHENTICATING, ["ping"])
-    shell.say("pong", {})
+    shell.deliver("pong", {})
     assert shell.core.state is State.CONNECTED
 
 
@@ -349,7 +349,7 @@ def test_expiry_fetches_a_token_or_ends() -> None:
 
 def test_going_away_says_when() -> None:
     shell = Shell(luck=0.999).start()
-    shell.say("going_away", {"reconnectAfter": 1_234})
+    shell.deliver("going_away", {"reconnectAfter": 1_234})
     shell.lose(3001)
     assert shell.until_due() == 1_234
     shell.lose()
@@ -399,7 +399,7 @@ def test_an_old_socket_cannot_undo_the_new_ones_state() -> None:
     shell.come_back()
     shell.core.closed(old, shell.now, 3503, "late")
     shell.core.opened(old, shell.now)
-    shell.say("auth_failed", {"code": "INVALID_TOKEN"}, link=old)
+    shell.deliver("auth_failed", {"code": "INVALID_TOKEN"}, link=old)
     assert shell.core.state is State.CONNECTED
 
 
@@ -409,7 +409,7 @@ def test_the_watchdog_asks_and_then_leaves() -> None:
     shell.push("news", 1)
     assert shell.until_due() == 1_000
     assert shell.sent[-1]["type"] == "ping"
-    shell.say("pong", {})
+    shell.deliver("pong", {})
     assert shell.until_due() == 1_000
     assert shell.until_due() == 500
     assert (shell.core.state, shell.hangups[-1].abort) == (State.WAITING, True)
@@ -421,8 +421,8 @@ def test_what_is_no_message_ends_the_connection() -> None:
     shell.run()
     assert shell.core.state is State.WAITING
     shell.come_back()
-    shell.say("something_new", {"any": "thing"})
-    shell.say("error", {"code": "INVALID_MESSAGE", "message": "hm"})
+    shell.deliver("something_new", {"any": "thing"})
+    shell.deliver("error", {"code": "INVALID_MESSAGE", "message": "hm"})
     assert (shell.core.state, shell.core.last_error) == (State.CONNECTED, "hm")
 
 
@@ -506,7 +506,7 @@ def test_requests_keep_under_the_servers_rate() -> None:
     began = shell.now
     while len(shell.of("presence")) < 100:
         shell.until_due()
-        shell.say("pong", {})
+        shell.deliver("pong", {})
     assert 1_700 <= shell.now - began <= 2_000
 
 
@@ -572,13 +572,13 @@ def test_a_resubscription_put_off_loses_nothing() -> None:
 def test_a_loss_that_is_told_behind_a_refusal_is_no_reason_to_ask_at_once() -> None:
     shell = Shell().start()
     feed = shell.subscribe("news", result(3))
-    shell.say("resync", {"channel": "news"})
+    shell.deliver("resync", {"channel": "news"})
     away = {"news": {"code": "UNAVAILABLE", "message": "away"}}
     for tries in range(2, 5):
         assert len(shell.of("subscribe")) == tries
         shell.reply("subscription_success", {"results": {}, "rejected": away})
         # As a server of version 1 says each time.
-        shell.say("resync", {"channel": "news"})
+        shell.deliver("resync", {"channel": "news"})
         assert len(shell.of("subscribe")) == tries
         shell.after(5_000)
     shell.reply("subscription_success", {"results": {"news": result(9, "f")}})
@@ -589,7 +589,7 @@ def test_a_loss_that_is_told_behind_a_refusal_is_no_reason_to_ask_at_once() -> N
 def test_loss_is_said() -> None:
     shell = Shell().start()
     feed = shell.subscribe("news", result(3))
-    shell.say("resync", {"channel": "news"})
+    shell.deliver("resync", {"channel": "news"})
     assert shell.of("subscribe")[-1] == {"channels": ["news"]}
     shell.reply("subscription_success", {"results": {"news": result(9, "f")}})
     shell.push("news", "after", 10, "f")
@@ -640,7 +640,7 @@ def test_refusals_end_the_one_and_put_off_the_other() -> None:
     assert shell.of("subscribe")[-1] == {"channels": ["b"]}
     shell.reply("subscription_success", {"results": {"b": {}}})
     assert later.confirmed
-    shell.say("unsubscribed", {"channel": "b", "code": "PERMISSION_DENIED", "reason": "role changed"})
+    shell.deliver("unsubscribed", {"channel": "b", "code": "PERMISSION_DENIED", "reason": "role changed"})
     assert isinstance(later.ended, SubscriptionEnded)
     assert later.ended.reason == "role changed"
 
@@ -746,7 +746,7 @@ def test_an_ack_of_another_epoch_is_dropped() -> None:
 def test_what_came_before_anyone_read_is_kept() -> None:
     shell = Shell().start(**inbox(1))
     shell.push("user:42", "early", 1)
-    shell.say("inbox_overflow", {"lost": 3})
+    shell.deliver("inbox_overflow", {"lost": 3})
     feed = shell.core.open_inbox()
     with pytest.raises(ValueError, match="already"):
         shell.core.open_inbox()
@@ -1035,11 +1035,11 @@ def test_a_token_is_kept_over_connections_until_it_is_refused() -> None:
 def test_a_tokens_end_is_told_by_the_servers_clock(wrong_by: int) -> None:
     server_now = START - wrong_by
     shell = Shell(can_fetch=True).start(expiresAt=server_now + 100_000)
-    shell.say("pong", {**shell.of("ping")[-1], "timestamp": server_now})
+    shell.deliver("pong", {**shell.of("ping")[-1], "timestamp": server_now})
     began = shell.now
     while not shell.fetches:
         shell.until_due()
-        shell.say("pong", {"timestamp": server_now + shell.now - began})
+        shell.deliver("pong", {"timestamp": server_now + shell.now - began})
     assert shell.now - began == 90_000
 
 
@@ -1102,7 +1102,7 @@ def test_a_position_of_an_earlier_epoch_is_kept_until_something_comes() -> None:
         shell.come_back(inbox={"offset": 4, "epoch": "f", "acked": 4, "pending": 2})
         assert shell.of("auth")[-1]["positions"] == {"user:42": {"offset": 2, "epoch": "e"}}
     shell.push("user:42", "c", 3, "f")
-    shell.say("resync", {"channel": "user:42"})
+    shell.deliver("resync", {"channel": "user:42"})
     shell.lose()
     shell.come_back(inbox={"offset": 4, "epoch": "g", "acked": 4, "pending": 1})
     assert shell.of("auth")[-1]["positions"] == {"user:42": {"offset": 3, "epoch": "f"}}
@@ -1261,7 +1261,7 @@ def test_a_resync_of_the_user_forgets_what_was_known_of_tasks() -> None:
     every = shell.core.open_tasks()
     one = shell.subscribe("task:t", {"task": state(7)})
     assert (versions(shell, every), versions(shell, one)) == ([7], [7])
-    shell.say("resync", {"channel": "user:42"}, channel="user:42")
+    shell.deliver("resync", {"channel": "user:42"}, channel="user:42")
     assert shell.of("subscribe")[-1] == {"channels": ["task:t"]}
     shell.reply("subscription_success", {"results": {"task:t": {"task": state(3)}}})
     assert (versions(shell, every), versions(shell, one)) == ([3], [3])

@@ -82,8 +82,8 @@ def test_what_other_devices_do_is_told_and_is_no_message_of_the_inbox() -> None:
     inbox = shell.core.open_inbox()
     shell.push("user:42", "a", 10)
     change = {"offsets": [10], "epoch": "e", "readAt": 1_700_000_000_000, "unread": COUNTS}
-    shell.say("inbox_changed", change, channel="user:42", timestamp=1)
-    shell.say("inbox_changed", {"unread": {"notification": 0, "chat": 0, "task": 0}}, channel="user:42")
+    shell.deliver("inbox_changed", change, channel="user:42", timestamp=1)
+    shell.deliver("inbox_changed", {"unread": {"notification": 0, "chat": 0, "task": 0}}, channel="user:42")
     assert shell.core.unread == Unread()
     shell.push("user:42", "b", 11)
     assert shell.inbox_changes == [

@@ -202,10 +202,10 @@ async def test_two_devices_agree_on_what_is_read(start_server: Starting) -> None
         Client(server.ws_url, token=token, options=QUICK, on_inbox_changed=told.put_nowait) as other,
         AsyncPublisher(server.url, api_key=server.api_key) as publisher,
     ):
-        arrived = other.inbox()
+        pushes = other.inbox()
         for n in range(3):
             await publisher.notify(42, {"n": n})
-        assert [push.data["n"] for push in await take(arrived, 3)] == [0, 1, 2]
+        assert [push.data["n"] for push in await take(pushes, 3)] == [0, 1, 2]
         assert other.unread == Unread(3, 0, 0)
         page = await one.read_inbox(limit=2)
         assert ([push.data["n"] for push in page.messages], page.more, page.unread) == ([2, 1], True, Unread(3, 0, 0))
@@ -301,12 +301,12 @@ async def test_a_frozen_server_is_left_and_returned_to(start_server: Starting) -
 @pytest_twisted.ensureDeferred
 async def test_the_twisted_client_reads_an_output_over_a_server_that_is_killed(start_server: Starting) -> None:
     server = await deferToThread(start_server, config=CONFIG)
-    heard: list[OutputChunk] = []
+    chunks: list[OutputChunk] = []
     waiting: list[tuple[str, Deferred[None]]] = []
 
-    def hear(chunk: OutputChunk) -> None:
-        heard.append(chunk)
-        if waiting and "".join(each.text for each in heard) == waiting[0][0]:
+    def receive(chunk: OutputChunk) -> None:
+        chunks.append(chunk)
+        if waiting and "".join(each.text for each in chunks) == waiting[0][0]:
             waiting.pop()[1].callback(None)
 
     def until(text: str) -> Deferred[None]:
@@ -324,7 +324,7 @@ async def test_the_twisted_client_reads_an_output_over_a_server_that_is_killed(s
         await post("", {"taskId": "writes", "userId": "42"})
         await post("/writes/output", {"text": "one "})
         first = until("one ")
-        reading = client.task_output("writes", hear)
+        reading = client.task_output("writes", receive)
         await first
         second = until("one zwölf ")
         await post("/writes/output", {"text": "zwölf "})
@@ -338,6 +338,6 @@ async def test_the_twisted_client_reads_an_output_over_a_server_that_is_killed(s
         await reading.done.addTimeout(60, reactor)
     finally:
         await client.stopService()
-    assert "".join(each.text for each in heard) == "one zwölf drei end"
-    assert [each.closed for each in heard].index(True) == len(heard) - 1
-    assert not any(each.reset or each.trimmed for each in heard)
+    assert "".join(each.text for each in chunks) == "one zwölf drei end"
+    assert [each.closed for each in chunks].index(True) == len(chunks) - 1
+    assert not any(each.reset or each.trimmed for each in chunks)

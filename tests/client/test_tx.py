@@ -122,12 +122,12 @@ async def test_the_inbox_waits_for_each_deferred_and_acks_then(server: FakeServe
     client = await clients.opened()
     under_way: list[tuple[Any, Deferred[None]]] = []
 
-    def hear(push: Any) -> Deferred[None]:
+    def receive(push: Any) -> Deferred[None]:
         working: Deferred[None] = Deferred()
         under_way.append((push.data, working))
         return working
 
-    client.inbox(hear)
+    client.inbox(receive)
     for n in range(3):
         await until(lambda n=n: len(under_way) == n + 1)
         assert server.acked.get("42", 0) == n
@@ -168,14 +168,14 @@ async def test_tasks(server: FakeServer, clients: Clients) -> None:
     every: list[str] = []
     client.tasks(lambda state: every.append(state.status), follow=True)
     ending = client.tasks(lambda state: None)
-    following = client.task("t", lambda state: one.append(state.status))
-    await soon(following.ready())
+    followed = client.task("t", lambda state: one.append(state.status))
+    await soon(followed.ready())
     assert (await soon(client.cancel_task("t"))).cancel_requested
     assert (await soon(client.get_task("t"))).status == "pending"
     server.task("t", "42", status="running")
     server.task("t", "42", status="failed")
     await until(lambda: one == every == ["pending", "running", "failed"])
-    await soon(following.done)
+    await soon(followed.done)
     await soon(ending.done)
     server.task("t2", "42")
     await until(lambda: every[3:] == ["pending"])
@@ -425,7 +425,7 @@ async def test_a_channels_token_is_asked_for_again_when_it_ended(server: FakeSer
     reading = client.subscribe("sealed:1", lambda push: received.append(push.data), token=fetch)
     await soon(reading.ready())
     server.channel_tokens["sealed:1"] = "second"
-    server.say({"type": "unsubscribed", "data": {"channel": "sealed:1", "code": "TOKEN_EXPIRED", "reason": "over"}})
+    server.send({"type": "unsubscribed", "data": {"channel": "sealed:1", "code": "TOKEN_EXPIRED", "reason": "over"}})
     await until(lambda: len(server.received("subscribe")) == 2)
     # Its answer comes before this one's.
     await soon(client.presence("sealed:1"))

@@ -14,13 +14,13 @@ async def visit(reactor: Any, url: str, token: str, ca: str) -> None:
     client = ClientService(url, token=token, ca_file=ca)
     received: defer.Deferred[Any] = defer.Deferred()
 
-    def hear(message: Any) -> None:
+    def receive(message: Any) -> None:
         if not received.called and message.data == {"from": token[-8:]}:
             received.callback(message)
 
     client.startService()
     await client.when_connected()
-    await client.subscribe("live:twisted", hear).ready()
+    await client.subscribe("live:twisted", receive).ready()
     await client.publish("live:twisted", {"from": token[-8:]})
     await received.addTimeout(20, reactor)
     await client.stopService()

@@ -6,12 +6,12 @@ const [url, token] = process.argv.slice(2);
 const timer = setTimeout(() => { throw new Error('not within 20 s'); }, 20_000);
 
 const socket = new WebSocket(url, 'pushserver.v1.json');
-const say = (type, id, data) => socket.send(JSON.stringify({ type, id, data }));
-socket.on('open', () => say('auth', 1, { token }));
+const send = (type, id, data) => socket.send(JSON.stringify({ type, id, data }));
+socket.on('open', () => send('auth', 1, { token }));
 socket.on('message', (text) => {
   const message = JSON.parse(text);
-  if (message.type === 'auth_success') say('subscribe', 2, { channels: ['live:ws'] });
-  else if (message.id === 2) say('publish', 3, { channel: 'live:ws', data: 'by ws' });
+  if (message.type === 'auth_success') send('subscribe', 2, { channels: ['live:ws'] });
+  else if (message.id === 2) send('publish', 3, { channel: 'live:ws', data: 'by ws' });
   else if (message.type === 'message' && message.data === 'by ws') {
     clearTimeout(timer);
     socket.close(1000);

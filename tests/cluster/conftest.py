@@ -35,7 +35,7 @@ join_leave = true
 """
 
 
-class Place:
+class Deployment:
     """Where Redis and servers are started, and ended all at once."""
 
     def __init__(self, path: Path) -> None:
@@ -74,17 +74,17 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """For a whole module."""
-    place = Place(tmp_path_factory.mktemp("cluster"))
+    place = Deployment(tmp_path_factory.mktemp("cluster"))
     yield place
     place.end()
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+def place(tmp_path: Path) -> Iterator[Deployment]:
     """For one test."""
-    place = Place(tmp_path)
+    place = Deployment(tmp_path)
     yield place
     place.end()
 

@@ -33,7 +33,7 @@ class Talk:
         self.received: list[Message] = []
         self.welcome: Message = {}
 
-    def say(self, type: str, id: int | None = None, **data: Any) -> None:
+    def send_message(self, type: str, id: int | None = None, **data: Any) -> None:
         self._socket.send(json.dumps({"type": type, "data": data} | ({} if id is None else {"id": id})))
 
     def _next(self, end: float) -> Message:
@@ -64,7 +64,7 @@ class Talk:
     def ask(self, type: str, **data: Any) -> Message:
         """A request and its reply."""
         number = next(self._ids)
-        self.say(type, number, **data)
+        self.send_message(type, number, **data)
         return self.until(lambda m: m.get("id") == number)
 
     def barrier(self) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from tests.cluster.conftest import CONFIG, Place
+from tests.cluster.conftest import CONFIG, Deployment
 from tests.cluster.talk import Talks
 from tests.harness import Server, wait_until
 from tests.rawsocket import RawSocket
@@ -91,7 +91,7 @@ def first(server: Server, user: str) -> str:
     return str(next(iter(said.body["findings"]), ""))
 
 
-def test_a_node_that_does_not_answer(place: Place, talk: Talks) -> None:
+def test_a_node_that_does_not_answer(place: Deployment, talk: Talks) -> None:
     redis = place.redis()
     one, two = (
         place.server("--redis", redis.url, env={"PUSHSERVER_SERVER__NODE_NAME": name}) for name in ("push-1", "push-2")
@@ -105,7 +105,7 @@ def test_a_node_that_does_not_answer(place: Place, talk: Talks) -> None:
         )
 
 
-def test_redis_that_does_not_answer(place: Place, talk: Talks) -> None:
+def test_redis_that_does_not_answer(place: Deployment, talk: Talks) -> None:
     redis = place.redis()
     server = place.server(
         "--redis", redis.url, config=CONFIG.replace('command_timeout = "20s"', 'command_timeout = "1s"')
@@ -118,7 +118,7 @@ def test_redis_that_does_not_answer(place: Place, talk: Talks) -> None:
     wait_until(lambda: " cannot answer: " not in first(server, "42"), 30)
 
 
-def test_redis_that_answers_slowly(place: Place, talk: Talks) -> None:
+def test_redis_that_answers_slowly(place: Deployment, talk: Talks) -> None:
     way = SlowWay(place.redis().port)
     try:
         server = place.server("--redis", way.url)
@@ -130,7 +130,7 @@ def test_redis_that_answers_slowly(place: Place, talk: Talks) -> None:
         way.close()
 
 
-def test_a_link_that_is_gone_without_a_word(place: Place) -> None:
+def test_a_link_that_is_gone_without_a_word(place: Deployment) -> None:
     config = CONFIG + '[heartbeat]\ninterval = "1s"\ntimeout = "60s"\n'
     server = place.server("--redis", place.redis().url, config=config)
     with RawSocket(server.port) as client:

@@ -13,7 +13,7 @@ import pytest
 from redis import Redis
 
 from pushserver.publisher import Publisher
-from tests.cluster.conftest import Place
+from tests.cluster.conftest import Deployment
 from tests.cluster.talk import Talks
 from tests.engine.redis.servers import RedisServer
 from tests.harness import ROOT, Server, wait_until
@@ -37,12 +37,12 @@ def program(name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def redis(site: Place) -> RedisServer:
+def redis(site: Deployment) -> RedisServer:
     return site.redis()
 
 
 @pytest.fixture(scope="module")
-def server(site: Place, redis: RedisServer) -> Server:
+def server(site: Deployment, redis: RedisServer) -> Server:
     return site.server("--redis", redis.url)
 
 
@@ -99,7 +99,7 @@ def test_a_token_blocked_by_redis_cli(server: Server, redis: RedisServer, talk: 
     token = server.token("45", jti="stolen")
     assert cli(redis, "SET", "push:revoked:jti:stolen", "1", "EX", "60") == "OK"
     client = talk.guest(server)
-    client.say("auth", token=token)
+    client.send_message("auth", token=token)
     assert client.until(lambda m: m["type"] == "auth_failed")["data"]["code"] == "TOKEN_BLACKLISTED"
     assert client.closed() == 3500
 
@@ -131,7 +131,7 @@ def test_the_python_publisher_over_redis(server: Server, redis: RedisServer, tal
     assert "broken" in client.push("task_failed", title="Fails")["data"]["error"]
 
 
-def test_what_is_published_while_every_server_is_away_is_kept_in_order(place: Place, talk: Talks) -> None:
+def test_what_is_published_while_every_server_is_away_is_kept_in_order(place: Deployment, talk: Talks) -> None:
     redis = place.redis()
     first = place.server("--redis", redis.url)
     first.terminate()
@@ -144,7 +144,7 @@ def test_what_is_published_while_every_server_is_away_is_kept_in_order(place: Pl
 
 
 @pytest.mark.full
-def test_what_a_task_writes_is_kept_once_where_its_entry_is_delivered_twice(place: Place) -> None:
+def test_what_a_task_writes_is_kept_once_where_its_entry_is_delivered_twice(place: Deployment) -> None:
     redis = place.redis()
     with (
         closing(Redis.from_url(redis.url)) as client,
@@ -171,7 +171,7 @@ def test_what_a_task_writes_is_kept_once_where_its_entry_is_delivered_twice(plac
 
 
 @pytest.mark.browser
-def test_the_page_in_a_browser(place: Place, node_modules: Path) -> None:
+def test_the_page_in_a_browser(place: Deployment, node_modules: Path) -> None:
     redis = place.redis()
     server = place.server("--redis", redis.url, "--workers", "2", dev=True, config="")
     script = str(ROOT / "tests" / "cluster" / "publish_to_page.mjs")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.app.workers.test_supervisor import on_both
 from tests.certificates import certificates
-from tests.cluster.conftest import CONFIG, Place
+from tests.cluster.conftest import CONFIG, Deployment
 from tests.cluster.talk import Talks, settles
 from tests.engine.redis.servers import RedisServer, Sentinel
 from tests.engine.redis.test_connection import ACL
@@ -47,14 +47,14 @@ def refuses(server: Server, talk: Talks, client: Any) -> None:
         said = server.api("POST", f"/api/{path}", body)
         assert (said.status, said.body["error"]["code"]) == (503, "UNAVAILABLE"), (path, said)
     newcomer = talk.guest(server)
-    newcomer.say("auth", token=server.token("new"))
+    newcomer.send_message("auth", token=server.token("new"))
     assert newcomer.until(lambda m: m["type"] == "auth_failed")["data"]["code"] == "UNAVAILABLE"
     assert newcomer.closed() == 3004
     client.barrier()
     assert client.ask("subscribe", channels=["news:other"])["data"]["rejected"]["news:other"]["code"] == "UNAVAILABLE"
 
 
-def test_redis_is_killed_and_comes_back(place: Place, talk: Talks) -> None:
+def test_redis_is_killed_and_comes_back(place: Deployment, talk: Talks) -> None:
     redis = place.redis(appendonly="yes", appendfsync="always")
     server = place.server("--redis", redis.url)
     client = works(server, talk, "42")
@@ -78,7 +78,7 @@ def test_redis_is_killed_and_comes_back(place: Place, talk: Talks) -> None:
     works(server, talk, "43")
 
 
-def test_redis_is_paused(place: Place, talk: Talks) -> None:
+def test_redis_is_paused(place: Deployment, talk: Talks) -> None:
     redis = place.redis()
     config = CONFIG.replace('_timeout = "20s"', '_timeout = "2s"')
     server = place.server("--redis", redis.url, config=config)
@@ -92,7 +92,7 @@ def test_redis_is_paused(place: Place, talk: Talks) -> None:
     assert client.count(lambda m: m["type"] == "resync") == 0
 
 
-def test_a_server_starts_before_its_redis(place: Place, talk: Talks) -> None:
+def test_a_server_starts_before_its_redis(place: Deployment, talk: Talks) -> None:
     redis = place.redis()
     redis.kill()
     server = place.server("--redis", redis.url)
@@ -102,7 +102,7 @@ def test_a_server_starts_before_its_redis(place: Place, talk: Talks) -> None:
     works(server, talk, "42")
 
 
-def test_workers_and_their_redis(place: Place, talk: Talks) -> None:
+def test_workers_and_their_redis(place: Deployment, talk: Talks) -> None:
     redis = place.redis()
     server = place.server("--redis", redis.url, "--workers", "2")
     wait_until(lambda: server.log.count(" is ready") == 2)
@@ -124,7 +124,7 @@ def test_workers_and_their_redis(place: Place, talk: Talks) -> None:
 
 
 @pytest.mark.full
-def test_sentinel_leads_to_the_new_master(place: Place, talk: Talks) -> None:
+def test_sentinel_leads_to_the_new_master(place: Deployment, talk: Talks) -> None:
     master = place.redis(**{"repl-diskless-sync-delay": 0})
     replica = place.redis(replicaof=f"127.0.0.1 {master.port}", **{"repl-diskless-sync-delay": 0})
     wait_until(lambda: "state=online" in master.command("INFO", "replication"))
@@ -158,7 +158,7 @@ def test_sentinel_leads_to_the_new_master(place: Place, talk: Talks) -> None:
     second.push("user_notification", n=1)
 
 
-def test_tls_and_a_user_with_few_rights(place: Place, talk: Talks, tmp_path: Path) -> None:
+def test_tls_and_a_user_with_few_rights(place: Deployment, talk: Talks, tmp_path: Path) -> None:
     files = certificates(tmp_path)
     port = free_port()
     tls = {"tls-cert-file": files["cert"], "tls-key-file": files["key"], "tls-ca-cert-file": files["ca"]}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.cluster.conftest import CONFIG, Place
+from tests.cluster.conftest import CONFIG, Deployment
 from tests.cluster.talk import Talks
 from tests.harness import Server, wait_until
 from tests.web.test_sse import Events
@@ -28,7 +28,7 @@ class Nodes(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def nodes(site: Place) -> Nodes:
+def nodes(site: Deployment) -> Nodes:
     redis = site.redis()
     config = CONFIG.replace("[server]", "[server]\nmax_connections_per_user = 2") + LIMITS
     a, b = (site.server("--redis", redis.url, config=config) for _ in "ab")
@@ -41,7 +41,7 @@ def test_a_user_has_so_many_places_on_all_nodes(nodes: Nodes, talk: Talks) -> No
     talk(nodes.b, "ann")
     for server in nodes:
         late = talk.guest(server)
-        late.say("auth", 1, token=server.token("ann"))
+        late.send_message("auth", 1, token=server.token("ann"))
         assert late.closed() == 3504
     talk(nodes.a, "bob")
     first.leave()
@@ -49,7 +49,7 @@ def test_a_user_has_so_many_places_on_all_nodes(nodes: Nodes, talk: Talks) -> No
     talk(nodes.b, "ann")
 
 
-def test_what_a_dead_node_left_takes_no_place(place: Place, talk: Talks) -> None:
+def test_what_a_dead_node_left_takes_no_place(place: Deployment, talk: Talks) -> None:
     redis = place.redis()
     config = CONFIG.replace("[server]", "[server]\nmax_connections_per_user = 1")
     dead, living = (place.server("--redis", redis.url, config=config) for _ in "ab")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.cluster.conftest import CONFIG, Place
+from tests.cluster.conftest import CONFIG, Deployment
 from tests.cluster.talk import Talks, settles
 from tests.harness import Server, wait_until
 
@@ -20,7 +20,7 @@ class Nodes(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def nodes(site: Place) -> Nodes:
+def nodes(site: Deployment) -> Nodes:
     redis = site.redis()
     a, b = (site.server("--redis", redis.url, config=CONFIG.replace("[server]", f'[server]\nnode_name = "{name}"'))
             for name in "ab")  # fmt: skip
@@ -82,7 +82,7 @@ def test_revoking_closes_live_connections_of_the_other_node(nodes: Nodes, talk: 
         assert there.closed() == 3503
         here.barrier()
     guest = talk.guest(nodes.b)
-    guest.say("auth", token=nodes.b.token(user, jti=f"{by}-2", iat=int(time.time()) - 1))
+    guest.send_message("auth", token=nodes.b.token(user, jti=f"{by}-2", iat=int(time.time()) - 1))
     assert guest.until(lambda m: m["type"] == "auth_failed")["data"]["code"] == "TOKEN_BLACKLISTED"
     assert guest.closed() == 3500
 
@@ -183,7 +183,9 @@ def test_each_node_throttles_for_its_own_and_loses_no_last_value(nodes: Nodes, t
 
 
 @pytest.mark.full
-def test_what_a_dead_node_held_is_gone_within_a_minute_and_told_once(nodes: Nodes, site: Place, talk: Talks) -> None:
+def test_what_a_dead_node_held_is_gone_within_a_minute_and_told_once(
+    nodes: Nodes, site: Deployment, talk: Talks
+) -> None:
     dying = site.server("--redis", nodes.redis, config=CONFIG.replace("[server]", '[server]\nnode_name = "dying"'))
     watchers = [talk(node, "watcher", "status:victim", "room:d") for node in (nodes.a, nodes.b)]
     victim = talk(dying, "victim", "room:d")

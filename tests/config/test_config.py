@@ -29,7 +29,7 @@ Write = Callable[[str], str]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Writes a configuration file and answers with its path."""
+    """Write a configuration file; return its path."""
 
     def file(text: str) -> str:
         path = tmp_path / "push.toml"

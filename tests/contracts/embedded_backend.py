@@ -46,11 +46,11 @@ class EmbeddedBackend:
     def octets(self) -> int:
         connection = sqlite3.connect(f"{(self.directory / 'state' / FILE).as_uri()}?mode=ro", uri=True)
         try:
-            pages, free, size = (
+            pages, unused, size = (
                 connection.execute(f"PRAGMA {name}").fetchone()[0]
                 for name in ("page_count", "freelist_count", "page_size")
             )
-            return int((pages - free) * size)
+            return int((pages - unused) * size)
         finally:
             connection.close()
 

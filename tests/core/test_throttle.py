@@ -192,7 +192,7 @@ class TaskMachine(RuleBasedStateMachine):
         self.state = created()
         self.model: dict[str, Any] = {"status": "pending", "percentage": 0, "version": 1}
         self.under_way = [self.state]
-        self.newest_heard: TaskState | None = None
+        self.newest_received: TaskState | None = None
         self.seen: list[tuple[int, TaskState]] = []
 
     # the task
@@ -252,13 +252,13 @@ class TaskMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.under_way)
     @rule(place=st.integers(0, 9), again=st.booleans())
-    def hear(self, place: int, again: bool) -> None:
+    def receive(self, place: int, again: bool) -> None:
         state = self.under_way[place % len(self.under_way)]
         if not again:
             self.under_way.remove(state)
-        newer = self.newest_heard is None or state.version > self.newest_heard.version
+        newer = self.newest_received is None or state.version > self.newest_received.version
         if newer:
-            self.newest_heard = state
+            self.newest_received = state
         if self.throttle.offer(state, self.now):
             assert newer
             self.seen.append((self.now, state))
@@ -274,7 +274,7 @@ class TaskMachine(RuleBasedStateMachine):
             self.now = max(self.now, due)
             assert self.throttle.flush(self.now - 1) is None
             shown = self.throttle.flush(self.now)
-            assert shown is self.newest_heard
+            assert shown is self.newest_received
             self.seen.append((self.now, shown))
         self.now = until
 
@@ -299,17 +299,17 @@ class TaskMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_newest_is_shown_or_waits_for_a_known_time(self) -> None:
-        if self.newest_heard is None:
+        if self.newest_received is None:
             return
         if self.throttle.due is None:
-            assert self.seen[-1][1] is self.newest_heard
+            assert self.seen[-1][1] is self.newest_received
         else:
             assert self.throttle.due <= self.now + max(self.rules.min_interval, 1000)
 
     def teardown(self) -> None:
         if getattr(self, "newest_heard", None) is not None:
             self.time_passes(step=100_000)
-            assert self.seen[-1][1] is self.newest_heard
+            assert self.seen[-1][1] is self.newest_received
             assert self.throttle.due is None
 
 

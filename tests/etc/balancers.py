@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from tests.certificates import certificates
 from tests.clients.stage import find
-from tests.cluster.conftest import API_KEY, Place
+from tests.cluster.conftest import API_KEY, Deployment
 from tests.harness import ROOT, Server, free_port, wait_until
 from tests.rawsocket import RawSocket
 
@@ -47,7 +47,7 @@ class TwoNodes(ABC):
     #: seconds between two calls of one address, so that it stays within the sample's limits
     PAUSE: ClassVar[float] = 0.0
 
-    def __init__(self, place: Place, directory: Path, config: str = "") -> None:
+    def __init__(self, place: Deployment, directory: Path, config: str = "") -> None:
         self._place = place
         # No limit of one address is met.
         self._addresses = cycle(range(1, 251))

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from tests.cluster.conftest import Place
+from tests.cluster.conftest import Deployment
 from tests.etc.balancers import Haproxy
 from tests.reliability.crowd import NAMESPACE
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.full
 def balanced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Haproxy]:
     with ExitStack() as stack:
         directory = tmp_path_factory.mktemp("balanced")
-        place = Place(directory)
+        place = Deployment(directory)
         stack.callback(place.end)
         balanced = Haproxy(place, directory, NAMESPACE)
         stack.callback(balanced.end)

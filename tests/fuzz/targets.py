@@ -33,7 +33,7 @@ from pushserver.core.channels import Namespaces
 from pushserver.core.errors import ConfigError, Invalid, PushError, Refused
 from pushserver.core.output import NewOutput, OutputKind, Producer
 from pushserver.core.positions import Position
-from pushserver.core.rate_limit import KeyedTokenBuckets
+from pushserver.core.rate_limit import KeyedTokenBuckets, Rates
 from pushserver.core.task import TaskState
 from pushserver.engine.interfaces import OutputTaken, PublishResult
 from pushserver.engine.redis import ingest
@@ -48,7 +48,8 @@ from pushserver.protocols.centrifuge.protobuf import ProtobufCodec
 from pushserver.protocols.centrifuge.protocol import CentrifugeEndpoint
 from pushserver.protocols.centrifuge.pushes import ChannelNames
 from pushserver.protocols.centrifuge.session import Rules
-from pushserver.protocols.native.session import NativeSession, Rates
+from pushserver.protocols.native.framing import SUBPROTOCOL
+from pushserver.protocols.native.session import NativeSession
 from pushserver.server.backend_commands import SCOPES, BackendCommands, CommandBatch, decode
 from pushserver.server.clock import Clock
 from pushserver.server.events.maker import EventMaker
@@ -162,7 +163,7 @@ _UPGRADE = {
 }
 
 
-def _heard(pieces: list[bytes], deflate: bool) -> bytes:
+def _received(pieces: list[bytes], deflate: bool) -> bytes:
     """What a client hears that says this in these pieces."""
     transport = StringTransport()
     extensions = {"sec-websocket-extensions": "permessage-deflate; client_max_window_bits"} if deflate else {}
@@ -181,8 +182,8 @@ def frames(octets: bytes) -> None:
     """What is answered does not depend on how the octets are cut. The first one says how."""
     how, said = (octets[0], octets[1:]) if octets else (0, b"")
     deflate = bool(how & 1)
-    whole = _heard([said], deflate)
-    assert _heard(_pieces(said, 1 + (how >> 1)), deflate) == whole
+    whole = _received([said], deflate)
+    assert _received(_pieces(said, 1 + (how >> 1)), deflate) == whole
     assert whole.startswith(b"HTTP/1.1 101 ")
 
 
@@ -300,7 +301,7 @@ def heads(octets: bytes) -> None:
         except PushError:
             pass
     try:
-        Offer(head, True)
+        Offer(head, True, (SUBPROTOCOL,))
     except PushError:
         pass
 

@@ -4,7 +4,7 @@ import { test } from 'node:test';
 // Loaded beforehand: the fake clock does not wait for a file.
 import '../../pushserver/web/static/pushclient/channel_token.js';
 import { createClient, Unauthorized } from '../../pushserver/web/static/pushclient/index.js';
-import { rig, settle, tokenOf } from './fakes.js';
+import { rig, nextTurn, tokenOf } from './fakes.js';
 
 const doc = 'doc:17';
 const items = (r) => r.socket().of('subscribe').flatMap(({ data }) => data.channels).filter((item) => (item.channel ?? item) === doc);
@@ -27,11 +27,11 @@ async function stage(more = {}) {
     serials: () => items(r).map(({ token }) => JSON.parse(atob(token.split('.')[1])).serial),
     async accept(result = { recovered: true, offset: 3, epoch: 'e', messages: [] }) {
       r.socket().answer('subscribe', 'subscription_success', { channels: [doc], results: { [doc]: result }, rejected: {} });
-      await settle();
+      await nextTurn();
     },
     async reject(code) {
       r.socket().answer('subscribe', 'subscription_success', { channels: [], results: {}, rejected: { [doc]: { code, message: code } } });
-      await settle();
+      await nextTurn();
     },
     /** Lets time pass on a link that answers pings. */
     async pass(ms) {
@@ -46,7 +46,7 @@ async function stage(more = {}) {
 test('a string is shown with the channel, at each sign-in', async () => {
   const s = await stage();
   const { ready } = s.r.client.subscribeChannel(doc, () => {}, { token: 'signed' });
-  await settle();
+  await nextTurn();
   assert.deepEqual(items(s.r), [{ channel: doc, token: 'signed' }]);
   await s.accept();
   await ready;
@@ -59,7 +59,7 @@ test('a string is shown with the channel, at each sign-in', async () => {
 test('a function is asked when it is needed; what it gave serves the next connection, too', async () => {
   const s = await stage();
   s.r.client.subscribeChannel(doc, () => {}, { token: s.grant });
-  await settle();
+  await nextTurn();
   await s.accept();
   s.r.socket().drop();
   await s.r.clock.advance(1000);
@@ -70,7 +70,7 @@ test('a function is asked when it is needed; what it gave serves the next connec
 test('it is asked anew a minute before the end, on the live subscription', async () => {
   const s = await stage();
   const subscription = s.r.client.subscribeChannel(doc, () => {}, { token: s.grant });
-  await settle();
+  await nextTurn();
   await s.accept();
   await s.pass(500_000);
   assert.equal(s.asked.length, 1);
@@ -90,9 +90,9 @@ test('while a token is asked for nothing that comes is held back', async () => {
   let answer;
   const slow = () => new Promise((resolve) => (answer = resolve));
   s.r.client.subscribeChannel(doc, ({ data }) => seen.push(data), { token: slow });
-  await settle();
+  await nextTurn();
   answer(s.grant());
-  await settle();
+  await nextTurn();
   await s.accept();
   await s.pass(560_000);
   s.r.socket().receive('message', 'live', { channel: doc, offset: 4, epoch: 'e', messageId: 'm4' });
@@ -102,7 +102,7 @@ test('while a token is asked for nothing that comes is held back', async () => {
 test('an old token that is refused has a better successor; a fresh one is refused for good', async () => {
   const s = await stage();
   const { ready } = s.r.client.subscribeChannel(doc, () => {}, { token: s.grant });
-  await settle();
+  await nextTurn();
   await s.accept();
   await ready;
   s.r.socket().drop();
@@ -118,26 +118,26 @@ test('an old token that is refused has a better successor; a fresh one is refuse
 test('a token that ended unseen is replaced; one that was revoked ends the subscription', async () => {
   const s = await stage();
   const subscription = s.r.client.subscribeChannel(doc, () => {}, { token: s.grant });
-  await settle();
+  await nextTurn();
   await s.accept();
   const end = (code) => s.r.socket().receive('unsubscribed', { channel: doc, code, reason: code }, { channel: doc, messageId: code });
   end('TOKEN_EXPIRED');
-  await settle();
+  await nextTurn();
   assert.deepEqual([s.serials(), subscription.state], [[1, 2], 'subscribing']);
   await s.accept();
   assert.equal(subscription.state, 'subscribed');
   end('TOKEN_BLACKLISTED');
-  await settle();
+  await nextTurn();
   assert.deepEqual([subscription.state, subscription.error.code, s.asked.length], ['closed', 'TOKEN_BLACKLISTED', 2]);
 });
 
 test('a string that has ended ends the subscription', async () => {
   const s = await stage();
   const subscription = s.r.client.subscribeChannel(doc, () => {}, { token: 'signed' });
-  await settle();
+  await nextTurn();
   await s.accept();
   s.r.socket().receive('unsubscribed', { channel: doc, code: 'TOKEN_EXPIRED', reason: 'over' }, { channel: doc, messageId: 'x' });
-  await settle();
+  await nextTurn();
   assert.deepEqual([subscription.state, subscription.error.code], ['closed', 'TOKEN_EXPIRED']);
 });
 
@@ -147,7 +147,7 @@ test('a function that fails is told and asked again; one that says no ends it', 
     throw new Error('away');
   };
   const subscription = s.r.client.subscribeChannel(doc, () => {}, { token: (context) => act(context) });
-  await settle();
+  await nextTurn();
   assert.equal(s.r.received('error')[0].code, 'TOKEN');
   act = s.grant;
   await s.r.clock.advance(5000);
@@ -167,7 +167,7 @@ test('a renewal that fails is tried again while the subscription lasts', async (
     if (fails) throw new Error('away');
     return s.grant(context);
   } });
-  await settle();
+  await nextTurn();
   await s.accept();
   fails = true;
   await s.pass(545_000);
@@ -180,15 +180,15 @@ test('a renewal that fails is tried again while the subscription lasts', async (
 test('a token that comes with a later handler is shown at once; the same one not again', async () => {
   const s = await stage();
   s.r.client.subscribeChannel(doc, () => {});
-  await settle();
+  await nextTurn();
   await s.accept({ recovered: false, offset: 3, epoch: 'e' });
   s.r.client.subscribeChannel(doc, () => {}, { token: s.grant });
-  await settle();
+  await nextTurn();
   assert.equal(items(s.r).at(-1).token !== undefined, true);
   await s.accept();
   const before = items(s.r).length;
   s.r.client.subscribeChannel(doc, () => {}, { token: s.grant });
-  await settle();
+  await nextTurn();
   assert.equal(items(s.r).length, before);
 });
 
@@ -196,10 +196,10 @@ test('who has left meanwhile is subscribed to nothing', async () => {
   const s = await stage();
   let answer;
   const { ready, unsubscribe } = s.r.client.subscribeChannel(doc, () => {}, { token: () => new Promise((resolve) => (answer = resolve)) });
-  await settle();
+  await nextTurn();
   unsubscribe();
   answer(s.grant());
-  await settle();
+  await nextTurn();
   assert.deepEqual(items(s.r), []);
   await assert.rejects(ready, { code: 'CLOSED' });
 });

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { createClient, mayReconnect } from '../../pushserver/web/static/pushclient/index.js';
-import { rig, settle, WELCOME } from './fakes.js';
+import { rig, nextTurn, WELCOME } from './fakes.js';
 
 test('sign-in: subprotocol, auth first, connected only after auth_success', async () => {
   const r = rig(createClient);
@@ -9,7 +9,7 @@ test('sign-in: subprotocol, auth first, connected only after auth_success', asyn
   assert.deepEqual(r.socket().protocols, ['pushserver.v1.json']);
   assert.equal(r.client.getState().connectionState, 'connecting');
   r.socket().open();
-  await settle();
+  await nextTurn();
   assert.deepEqual(r.socket().sent, [{ type: 'auth', id: 'auth', data: { token: 'token-1' } }]);
   assert.equal(r.client.getState().isConnected, false);
   r.socket().receive('auth_success', WELCOME, { id: 'auth' });
@@ -74,7 +74,7 @@ test('auth_failed with a wrong token ends it, also where the close code is lost'
   const r = rig(createClient);
   const connected = r.client.connect();
   r.socket().open();
-  await settle();
+  await nextTurn();
   r.socket().receive('auth_failed', { code: 'INVALID_TOKEN', message: 'bad signature' }, { id: 'auth' });
   r.socket().drop(1006);
   await assert.rejects(connected, { code: 'INVALID_TOKEN', message: 'bad signature' });
@@ -85,7 +85,7 @@ test('an expired string token ends it; setToken resumes', async () => {
   const r = rig(createClient);
   r.client.connect();
   r.socket().open();
-  await settle();
+  await nextTurn();
   r.socket().receive('auth_failed', { code: 'TOKEN_EXPIRED', message: 'expired' }, { id: 'auth' });
   r.socket().drop(3005);
   await r.clock.advance(100000);
@@ -116,7 +116,7 @@ test('a token callback that fails or hangs is tried again with backoff', async (
   const r = rig(createClient, { token });
   r.client.connect();
   r.socket().open();
-  await settle();
+  await nextTurn();
   assert.match(r.client.getState().error, /login server away/);
   await r.clock.advance(3000);
   r.socket().open();
@@ -168,7 +168,7 @@ test('attempts count up, windows grow, and only a sign-in resets them', async ()
     waits.push(r.clock.time - from);
     assert.equal(r.client.getState().reconnectAttempts, attempt);
     r.socket().open();
-    await settle();
+    await nextTurn();
     assert.equal(r.client.getState().reconnectAttempts, attempt, 'an open socket is no success yet');
     r.socket().drop(1006);
   }
@@ -224,9 +224,9 @@ test('a token set while signing in is the one that counts', async () => {
   assert.equal(r.socket().of('auth')[0].data.token, 'token-2');
   r.client.setToken('token-3');
   r.client.setToken('token-4');
-  await settle();
+  await nextTurn();
   r.socket().answer('auth', 'auth_success', WELCOME);
-  await settle();
+  await nextTurn();
   assert.equal(r.socket().of('auth').at(-1).data.token, 'token-4');
 });
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { createClient } from '../../pushserver/web/static/pushclient/index.js';
-import { rig, settle, WELCOME } from './fakes.js';
+import { rig, nextTurn, WELCOME } from './fakes.js';
 
 const nothing = () => {};
 const subscribed = (results, more = {}) => ['subscription_success', { channels: Object.keys(results), results, rejected: {}, ...more }];
@@ -131,7 +131,7 @@ test('many subscriptions of one moment are one message', async () => {
   const socket = await r.connect();
   const before = socket.of('subscribe').length;
   for (const channel of ['a', 'b', 'c']) r.client.subscribeChannel(channel, nothing);
-  await settle();
+  await nextTurn();
   assert.deepEqual(socket.of('subscribe').slice(before).map((message) => message.data), [{ channels: ['a', 'b', 'c'] }]);
 });
 
@@ -153,7 +153,7 @@ test('after a reconnect all is subscribed again with its position, in one messag
   const received = [];
   const a = r.client.subscribeChannel('a', (push) => received.push(push.offset));
   r.client.subscribeChannel('b', nothing);
-  await settle();
+  await nextTurn();
   socket.answer('subscribe', ...subscribed({ a: { recovered: false, offset: 4, epoch: 'e' }, b: {} }));
   assert.deepEqual(await a.ready, { recovered: false, offset: 4, epoch: 'e' });
   socket.receive('message', 5, { channel: 'a', offset: 5, epoch: 'e', messageId: 'm5' });
@@ -172,7 +172,7 @@ test('recovered false and resync are told, and the channel goes on from now', as
   const r = rig(createClient);
   const socket = await r.connect();
   r.client.subscribeChannel('a', nothing, { since: { offset: 3, epoch: 'old' } });
-  await settle();
+  await nextTurn();
   assert.deepEqual(socket.of('subscribe').at(-1).data.channels, [{ channel: 'a', since: { offset: 3, epoch: 'old' } }]);
   socket.answer('subscribe', ...subscribed({ a: { recovered: false, offset: 1, epoch: 'new', messages: [] } }));
   assert.deepEqual(r.received('gap'), [{ channel: 'a', cause: 'not_recovered' }]);
@@ -191,17 +191,17 @@ test('several handlers share a channel; the last to leave leaves', async () => {
   const received = [];
   const one = r.client.subscribeChannel('a', () => received.push(1));
   const two = r.client.subscribeChannel('a', () => received.push(2));
-  await settle();
+  await nextTurn();
   socket.answer('subscribe', ...subscribed({ a: {} }));
   socket.receive('message', 0, { channel: 'a', messageId: 'm1' });
   one.unsubscribe();
   one.unsubscribe();
-  await settle();
+  await nextTurn();
   socket.receive('message', 0, { channel: 'a', messageId: 'm2' });
   assert.deepEqual(received, [1, 2, 2]);
   assert.equal(socket.of('unsubscribe').length, 0);
   two.unsubscribe();
-  await settle();
+  await nextTurn();
   assert.deepEqual(socket.of('unsubscribe').map((message) => message.data), [{ channels: ['a'] }]);
 });
 
@@ -209,10 +209,10 @@ test('leaving and coming back in one moment is a new subscription, and leaves no
   const r = rig(createClient);
   const socket = await r.connect();
   const one = r.client.subscribeChannel('a', nothing);
-  await settle();
+  await nextTurn();
   one.unsubscribe();
   const two = r.client.subscribeChannel('a', nothing);
-  await settle();
+  await nextTurn();
   const [first, second] = socket.of('subscribe').slice(-2);
   assert.deepEqual([first.data, second.data], [{ channels: ['a'] }, { channels: ['a'] }]);
   assert.equal(socket.of('unsubscribe').length, 0);
@@ -230,12 +230,12 @@ test('unsubscribeChannel ends one handler, or all', async () => {
   const mine = () => {};
   r.client.subscribeChannel('a', mine);
   r.client.subscribeChannel('a', nothing);
-  await settle();
+  await nextTurn();
   r.client.unsubscribeChannel('a', mine);
-  await settle();
+  await nextTurn();
   assert.equal(socket.of('unsubscribe').length, 0);
   r.client.unsubscribeChannel('a');
-  await settle();
+  await nextTurn();
   assert.equal(socket.of('unsubscribe').length, 1);
 });
 
@@ -243,7 +243,7 @@ test('a refused channel is told, not asked for again, but after new permissions'
   const r = rig(createClient);
   const socket = await r.connect();
   const { ready } = r.client.subscribeChannel('secret:x', nothing);
-  await settle();
+  await nextTurn();
   const refusal = { rejected: { 'secret:x': { code: 'PERMISSION_DENIED', message: 'no' } } };
   socket.answer('subscribe', ...subscribed({}, refusal));
   await assert.rejects(ready, { code: 'PERMISSION_DENIED' });
@@ -252,9 +252,9 @@ test('a refused channel is told, not asked for again, but after new permissions'
   await r.clock.advance(20000);
   assert.equal(asked(), 1);
   r.client.setToken('better');
-  await settle();
+  await nextTurn();
   socket.answer('auth', 'auth_success', { ...WELCOME, permissions: ['subscribe:secret:*'] });
-  await settle();
+  await nextTurn();
   assert.deepEqual(socket.of('subscribe').at(-1).data.channels, ['secret:x']);
 });
 
@@ -262,7 +262,7 @@ test('a subscription that the server cannot serve now is tried again', async () 
   const r = rig(createClient);
   const socket = await r.connect();
   const { ready } = r.client.subscribeChannel('a', nothing);
-  await settle();
+  await nextTurn();
   socket.answer('subscribe', 'error', { code: 'UNAVAILABLE', message: 'engine away' });
   const before = socket.of('subscribe').length;
   await r.clock.advance(2000);
@@ -276,7 +276,7 @@ test('what comes while a channel waits to resume is held, so that no gap stays h
   const socket = await r.connect();
   const received = [];
   r.client.subscribeChannel('a', (push) => received.push(push.offset), { since: { offset: 1, epoch: 'e' } });
-  await settle();
+  await nextTurn();
   const live = (offset) => socket.receive('message', 0, { channel: 'a', offset, epoch: 'e', messageId: `m${offset}` });
   live(4);
   socket.answer('subscribe', 'error', { code: 'UNAVAILABLE', message: 'engine away' });
@@ -292,10 +292,10 @@ test('a refused channel that is asked for again by the application is asked for 
   const r = rig(createClient);
   const socket = await r.connect();
   r.client.subscribeChannel('secret:x', nothing);
-  await settle();
+  await nextTurn();
   socket.answer('subscribe', ...subscribed({}, { rejected: { 'secret:x': { code: 'PERMISSION_DENIED', message: 'no' } } }));
   const { ready } = r.client.subscribeChannel('secret:x', nothing);
-  await settle();
+  await nextTurn();
   socket.answer('subscribe', ...subscribed({ 'secret:x': {} }));
   assert.deepEqual(await ready, {});
 });
@@ -306,7 +306,7 @@ test('unsubscribed by the server is told and not undone', async () => {
   r.client.subscribeChannel('a', nothing);
   const told = [];
   r.client.on('unsubscribed', (push) => told.push(push.data.code));
-  await settle();
+  await nextTurn();
   socket.answer('subscribe', ...subscribed({ a: {} }));
   socket.receive('unsubscribed', { channel: 'a', code: 'PERMISSION_DENIED', reason: 'expired' }, { channel: 'a' });
   assert.deepEqual(told, ['PERMISSION_DENIED']);
@@ -319,7 +319,7 @@ test('very many channels are several messages, each within the size limit', asyn
   const socket = await r.connect();
   const names = Array.from({ length: 500 }, (_, n) => `news:${'x'.repeat(200)}${n}`);
   for (const name of names) r.client.subscribeChannel(name, nothing);
-  await settle();
+  await nextTurn();
   const sent = socket.of('subscribe').slice(1);
   assert.deepEqual(sent.flatMap((message) => message.data.channels), names);
   for (const message of sent) assert.ok(JSON.stringify(message).length < 40000);
@@ -354,7 +354,7 @@ test('inbox messages are acked together, after a quiet moment, with the highest 
   r.client.on('user_notification', nothing);
   const socket = await r.connect();
   for (const offset of [1, 2, 3]) socket.receive(...inboxPush(offset));
-  await settle();
+  await nextTurn();
   assert.deepEqual(socket.of('ack'), []);
   await r.clock.advance(300);
   assert.deepEqual(socket.of('ack').map((message) => message.data), [{ offset: 3, epoch: 'i1' }]);
@@ -389,7 +389,7 @@ test('an ack that found no link goes with the next', async () => {
   r.client.on('user_notification', nothing);
   const socket = await r.connect();
   socket.receive(...inboxPush(1));
-  await settle();
+  await nextTurn();
   const after = await again(r);
   assert.deepEqual(after.of('ack').map((message) => message.data), [{ offset: 1, epoch: 'i1' }]);
   assert.deepEqual(after.of('auth')[0].data.positions['user:42'], { offset: 1, epoch: 'i1' });
@@ -418,7 +418,7 @@ test('a final task event is told although the state was known before', async () 
   const done = { taskId: 't1', userId: '42', status: 'completed', percentage: 100, version: 5, createdAt: 1, updatedAt: 2 };
   r.client.task('t1').get();
   socket.answer('task_get', 'task', done);
-  await settle();
+  await nextTurn();
   assert.equal(r.client.getTaskStatus('t1'), 'completed');
   socket.receive('task_completed', done, { channel: 'task:t1', offset: 1, epoch: 'i1', messageId: 'f1' });
   assert.equal(received, 1);
@@ -440,11 +440,11 @@ test('a page that goes away acks at once; so does disconnect', async () => {
   r.client.on('user_notification', nothing);
   const socket = await r.connect();
   socket.receive(...inboxPush(1));
-  await settle();
+  await nextTurn();
   r.window.dispatchEvent(new Event('pagehide'));
   assert.equal(socket.of('ack').length, 1);
   socket.receive(...inboxPush(2));
-  await settle();
+  await nextTurn();
   r.client.disconnect();
   assert.deepEqual(socket.of('ack').map((message) => message.data.offset), [1, 2]);
 });

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { createClient } from '../../pushserver/web/static/pushclient/index.js';
 import { Exchange } from '../../pushserver/web/static/pushclient/worker.js';
-import { rig, settle, tokenOf, WELCOME } from './fakes.js';
+import { rig, nextTurn, tokenOf, WELCOME } from './fakes.js';
 
 /** One tab, as the worker sees it: `pushes` is what it was handed, one after the other. */
 class FakeTab {
@@ -12,10 +12,10 @@ class FakeTab {
 
   constructor(exchange, visit) {
     exchange.accept(this.#port);
-    this.say({ do: 'attach', connect: true, lock: null, options: {}, user: '42', token: tokenOf('42'), visit });
+    this.send({ do: 'attach', connect: true, lock: null, options: {}, user: '42', token: tokenOf('42'), visit });
   }
 
-  say(message) {
+  send(message) {
     this.#port.onmessage({ data: message });
   }
 
@@ -25,8 +25,8 @@ class FakeTab {
 
   /** Says something about the push that it was handed last. */
   async word(what, more) {
-    this.say({ do: what, n: this.said.findLast(({ is }) => is === 'push').n, ...more });
-    await settle();
+    this.send({ do: what, n: this.said.findLast(({ is }) => is === 'push').n, ...more });
+    await nextTurn();
   }
 }
 
@@ -41,10 +41,10 @@ async function handed(context, count) {
     r.client.disconnect();
     Object.assign(globalThis, { setTimeout, clearTimeout });
   });
-  await settle();
+  await nextTurn();
   await r.welcome({ heartbeat: { interval: 3_600_000, timeout: 10_000 } });
   r.socket().receive('user_notification', 'precious', { channel: 'user:42', messageId: 'm', offset: 1, epoch: 'i1' });
-  await settle();
+  await nextTurn();
   assert.deepEqual(tabs.map(({ pushes }) => pushes), tabs.map(() => ['precious']));
   const acked = async () => {
     await r.clock.advance(20);
@@ -60,8 +60,8 @@ test('a silent tab stands for no handler: the message waits, and goes to the fir
   await tick(40_000);
   assert.deepEqual(await acked(), []);
   assert.deepEqual(r.received('error'), []);
-  live.say({ do: 'offer' });
-  await settle();
+  live.send({ do: 'offer' });
+  await nextTurn();
   assert.deepEqual(live.pushes, ['precious', 'precious']);
   assert.deepEqual(silent.pushes, ['precious'], 'what it has not looked at is not sent again');
   await live.word('begun');
@@ -82,8 +82,8 @@ test('what silent tabs hold is let go, unread, after holdUnhandled, and is no fa
 test('a handler that came while a silent tab was still waited for gets it right after', async (context) => {
   const { tabs: [live], tick, acked } = await handed(context, 2);
   await live.word('done', { taken: false });
-  live.say({ do: 'offer' });
-  await settle();
+  live.send({ do: 'offer' });
+  await nextTurn();
   assert.deepEqual(live.pushes, ['precious']);
   await tick(1000);
   assert.deepEqual(live.pushes, ['precious', 'precious']);
@@ -96,8 +96,8 @@ test('a tab that has begun has it in hand: others are not asked, and a handler w
   await live.word('done', { taken: false });
   await busy.word('begun');
   await tick(1000);
-  live.say({ do: 'offer' });
-  await settle();
+  live.send({ do: 'offer' });
+  await nextTurn();
   assert.deepEqual(live.pushes, ['precious']);
   assert.deepEqual(await acked(), []);
   await tick(30_000);
@@ -133,8 +133,8 @@ test('where the tab that had it in hand is gone, those that live get it, whoever
   await live.word('done', { taken: false });
   await busy.word('begun');
   await tick(1000);
-  busy.say({ do: 'leave' });
-  await settle();
+  busy.send({ do: 'leave' });
+  await nextTurn();
   assert.deepEqual(live.pushes, ['precious', 'precious']);
   assert.deepEqual(silent.pushes, ['precious']);
   await live.word('done', { taken: true });

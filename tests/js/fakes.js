@@ -18,7 +18,7 @@ export class Clock {
   /** Lets `ms` pass, with every timer at its time. */
   async advance(ms) {
     const end = this.time + ms;
-    await settle();
+    await nextTurn();
     for (;;) {
       let next = null;
       let first = null;
@@ -29,7 +29,7 @@ export class Clock {
       this.timers.delete(next);
       this.time = Math.max(this.time, first.at);
       first.run();
-      await settle();
+      await nextTurn();
     }
     this.time = end;
   }
@@ -42,7 +42,7 @@ export class Clock {
 }
 
 /** Lets every promise that can move on do so. */
-export const settle = () => new Promise((resolve) => setImmediate(resolve));
+export const nextTurn = () => new Promise((resolve) => setImmediate(resolve));
 
 export class FakeSocket {
   static all = [];
@@ -119,6 +119,18 @@ export function fakeStorage() {
   };
 }
 
+/** A shared worker: `open` gives a tab its port, whose other end goes to `accept`; `close` ends all `ports`. */
+export function fakeWorker(accept) {
+  const ports = [];
+  const open = () => {
+    const { port1, port2 } = new MessageChannel();
+    ports.push(port1, port2);
+    accept(port2);
+    return { port: port1, lock: null, release: () => {} };
+  };
+  return { open, ports, close: () => ports.forEach((port) => port.close()) };
+}
+
 /** A client on a fake clock and fake sockets, and what a test needs to play the server. */
 export function rig(createClient, options = {}) {
   const clock = new Clock();
@@ -148,9 +160,9 @@ export function rig(createClient, options = {}) {
     received: (type) => events.filter(([each]) => each === type).map(([, value]) => value),
     async welcome(more = {}) {
       socket().open();
-      await settle();
+      await nextTurn();
       socket().receive('auth_success', { ...WELCOME, expiresAt: clock.time + 3_600_000, ...more }, { id: 'auth' });
-      await settle();
+      await nextTurn();
     },
     async connect(more) {
       client.connect();

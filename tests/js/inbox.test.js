@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { UNTAKEN } from '../../pushserver/web/static/pushclient/events.js';
 import { createInbox } from '../../pushserver/web/static/pushclient/inbox.js';
 import { DEFAULTS } from '../../pushserver/web/static/pushclient/options.js';
-import { fakeLine, fakeLink, settle } from './fakes.js';
+import { fakeLine, fakeLink, nextTurn } from './fakes.js';
 
 const push = (offset, more = {}) => ({ type: 'user_notification', offset, epoch: 'e', messageId: `m${offset}`, ...more });
 const TAKEN = [undefined];
@@ -67,7 +67,7 @@ test('what another user left unfinished acks nothing', async () => {
   let release;
   inbox.take(push(1), [new Promise((resolve) => (release = resolve))]);
   inbox.take(push(2), []);
-  await settle();
+  await nextTurn();
   inbox.end();
   release();
   await line.clock.advance(100_000);
@@ -174,7 +174,7 @@ test('with a hundred behind it a handler has a second left', async () => {
 test('what is held holds back what was read anew behind it, also in another epoch', async () => {
   const { line, inbox, acks } = stage();
   inbox.take(push(7), []);
-  await settle();
+  await nextTurn();
   inbox.open({ epoch: 'f', acked: 0 });
   inbox.take(push(1, { messageId: 'm7', epoch: 'f' }), [null]);
   await line.clock.advance(1000);

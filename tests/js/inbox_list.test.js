@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { createInboxList, NO_INBOX } from '../../pushserver/web/static/pushclient/inbox_list.js';
 import { deferred } from '../../pushserver/web/static/pushclient/promises.js';
-import { fakeLine, fakeLink, settle } from './fakes.js';
+import { fakeLine, fakeLink, nextTurn } from './fakes.js';
 
 const counts = (notification = 0, chat = 0, task = 0) => ({ notification, chat, task });
 const message = (offset, more = {}) => ({ type: 'user_notification', channel: 'user:42', data: offset, offset, epoch: 'e', messageId: `m${offset}`, ...more });
@@ -33,13 +33,13 @@ function stage(open = { epoch: 'e', offset: 0, unread: counts() }) {
       return async (result) => {
         if (result instanceof Error) reply.reject(result);
         else reply.resolve(result);
-        await settle();
+        await nextTurn();
       };
     },
     /** Answers the last request of the list's own. */
     async answer(result) {
       line.asked.at(-1).reply(result);
-      await settle();
+      await nextTurn();
     },
   };
   return stand;

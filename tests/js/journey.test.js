@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { createClient } from '../../pushserver/web/static/pushclient/index.js';
-import { fakeStorage, FakeSocket, Clock, rig, settle, tokenOf, WELCOME } from './fakes.js';
+import { fakeStorage, FakeSocket, Clock, rig, nextTurn, tokenOf, WELCOME } from './fakes.js';
 
 const nothing = () => {};
 
@@ -66,7 +66,7 @@ test('what no handler took is not acknowledged; a handler that comes later gets 
   r.client.on('chat_message', nothing);
   const end = r.client.on('user_notification', (each) => received.push(each.data));
   assert.deepEqual(received, [], 'after the present turn: the page may still be on its way');
-  await settle();
+  await nextTurn();
   assert.deepEqual(received, [1, 2]);
   await r.clock.advance(300);
   assert.deepEqual(socket.of('ack').map(({ data }) => data.offset), [2]);
@@ -110,7 +110,7 @@ test('what hung on a link or waited leaves no timer when the application disconn
   r.client.subscribeChannel('a', nothing);
   r.client.connect();
   r.socket().open();
-  await settle();
+  await nextTurn();
   r.socket().answer('subscribe', 'error', { code: 'UNAVAILABLE', message: 'later' });
   r.client.publish('a', 1);
   r.client.disconnect();
@@ -151,7 +151,7 @@ test('with recover a reload resumes where the page was, for the same user alone'
     { channel: 'news', since: { offset: 5, epoch: 'e' } }, { channel: 'system', since: { offset: 9, epoch: 's' } },
   ]);
   second.client.subscribeChannel('later', nothing);
-  await settle();
+  await nextTurn();
   assert.deepEqual(after.of('subscribe')[1].data.channels, [{ channel: 'later', since: { offset: 1, epoch: 'l' } }], 'a part of the page that comes later');
 
   const other = rig(createClient, { ...options, token: tokenOf('bob') });
@@ -178,14 +178,14 @@ test('with recover the inbox goes on behind what was dealt with here, whoever ha
   const first = await open({ offset: 0, acked: 0 });
   first.come(1, 'a');
   first.come(2, 'slow');
-  await settle();
+  await nextTurn();
   first.window.dispatchEvent(new Event('pagehide'));
 
   // The acknowledgement was lost with the page: what was shown comes again, and is not shown again.
   const second = await open({ offset: 2, acked: 0 });
   second.come(1, 'a');
   second.come(2, 'b');
-  await settle();
+  await nextTurn();
   assert.deepEqual(second.shown, ['b'], 'what a handler still had in hand comes again');
   await second.clock.advance(300);
   assert.deepEqual(second.socket.of('ack').at(-1).data, { offset: 2, epoch: 'i1' });
@@ -196,7 +196,7 @@ test('with recover the inbox goes on behind what was dealt with here, whoever ha
   assert.deepEqual(third.socket.of('history').map(({ data }) => data.since), [{ offset: 2, epoch: 'i1' }]);
   third.come(5, 'e');
   third.socket.answer('history', 'history', { messages: [third.push(3, 'c'), third.push(4, 'd')], offset: 4, epoch: 'i1' });
-  await settle();
+  await nextTurn();
   assert.deepEqual(third.shown, ['c', 'd', 'e']);
 });
 
@@ -233,7 +233,7 @@ test('a platform without crypto, streams, storage or a page', async () => {
     await clock.advance(3000);
     assert.equal(client.getState().transport, 'websocket', 'no event stream without streams');
     Socket.all[1].open();
-    await settle();
+    await nextTurn();
     Socket.all[1].receive('auth_success', WELCOME, { id: 'auth' });
     client.publish('a', 1);
     client.publish('a', 2);

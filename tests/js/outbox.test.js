@@ -25,9 +25,9 @@ test('requests wait for a link and go out in order, each with an id of its own',
   assert.equal(s.line.watched, 2, 'somebody looks after their time');
   const link = open(s);
   assert.deepEqual(link.sent, [{ type: 'a', id: 1, data: 1 }, { type: 'b', id: 2, data: 2 }]);
-  assert.ok(s.outbox.settle({ type: 'a_done', id: 1, data: { n: 1 } }));
+  assert.ok(s.outbox.finish({ type: 'a_done', id: 1, data: { n: 1 } }));
   assert.deepEqual(await first, { n: 1 });
-  assert.ok(!s.outbox.settle({ type: 'a_done', id: 1, data: {} }), 'nobody waits for it any more');
+  assert.ok(!s.outbox.finish({ type: 'a_done', id: 1, data: {} }), 'nobody waits for it any more');
 });
 
 test('what was on the way when the link broke goes again, with its id; what the client asked does not', async () => {
@@ -52,8 +52,8 @@ test('a rate limit is waited out, in order', async () => {
   const s = stage();
   const link = open(s);
   for (const n of [1, 2]) s.outbox.request('publish', n);
-  s.outbox.settle({ type: 'error', id: 1, data: { code: 'RATE_LIMITED', retryAfter: 500 } });
-  s.outbox.settle({ type: 'error', id: 2, data: { code: 'RATE_LIMITED', retryAfter: 500 } });
+  s.outbox.finish({ type: 'error', id: 1, data: { code: 'RATE_LIMITED', retryAfter: 500 } });
+  s.outbox.finish({ type: 'error', id: 2, data: { code: 'RATE_LIMITED', retryAfter: 500 } });
   await s.line.clock.advance(499);
   assert.equal(link.sent.length, 2);
   await s.line.clock.advance(1);
@@ -81,8 +81,8 @@ test('a signal that outlives its requests keeps nothing of them', async () => {
   const done = s.outbox.request('a', {}, { signal });
   const refused = s.outbox.request('b', {}, { signal });
   assert.equal(getEventListeners(signal, 'abort').length, 2);
-  s.outbox.settle({ type: 'a_done', id: 1, data: {} });
-  s.outbox.settle({ type: 'error', id: 2, data: { code: 'NOT_FOUND', message: 'no' } });
+  s.outbox.finish({ type: 'a_done', id: 1, data: {} });
+  s.outbox.finish({ type: 'error', id: 2, data: { code: 'NOT_FOUND', message: 'no' } });
   await done;
   await assert.rejects(refused, { code: 'NOT_FOUND' });
   assert.equal(getEventListeners(signal, 'abort').length, 0);
@@ -98,7 +98,7 @@ test('a signal ends a request, whether it waits or is on its way; a reply that c
   assert.deepEqual(open(s).sent.map(({ type }) => type), ['b']);
   sent.abort();
   await assert.rejects(second, { name: 'AbortError' });
-  assert.ok(!s.outbox.settle({ type: 'b_done', id: 2, data: {} }));
+  assert.ok(!s.outbox.finish({ type: 'b_done', id: 2, data: {} }));
   await assert.rejects(s.outbox.request('c', {}, { signal: sent.signal }), { name: 'AbortError' });
   assert.ok(s.outbox.isEmpty);
 });

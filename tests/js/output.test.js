@@ -8,7 +8,7 @@ import { NO_OUTPUT, outputOf } from '../../pushserver/web/static/pushclient/outp
 import { createSharedClient } from '../../pushserver/web/static/pushclient/shared.js';
 import { FakeServer } from '../../pushserver/web/static/pushclient/testing.js';
 import { Exchange } from '../../pushserver/web/static/pushclient/worker.js';
-import { settle, tokenOf } from './fakes.js';
+import { nextTurn, tokenOf } from './fakes.js';
 
 const channel = 'output:main/t';
 const frames = [];
@@ -25,15 +25,15 @@ async function stage(context) {
     draw();
   });
   await client.connect();
-  await settle();
+  await nextTurn();
   return { fake, client, output: client.task('t').output() };
 }
 
 /** Waits until the client is signed in again, and what it asked for is answered. */
 async function back(client) {
-  while (client.getState().isConnected) await settle();
-  while (!client.getState().isConnected) await settle();
-  await settle();
+  while (client.getState().isConnected) await nextTurn();
+  while (!client.getState().isConnected) await nextTurn();
+  await nextTurn();
 }
 
 test('it is read from the beginning to the end, in UTF-8 positions', async (context) => {
@@ -73,7 +73,7 @@ test('who stops reading ends the subscription, also while waiting', async (conte
   const { fake, output } = await stage(context);
   const reader = output.stream().getReader();
   const waiting = reader.read();
-  while (!fake.channels.has(channel)) await settle();
+  while (!fake.channels.has(channel)) await nextTurn();
   await reader.cancel();
   assert.equal((await waiting).done, true);
   while (fake.channels.has(channel)) await new Promise((resolve) => setTimeout(resolve, 1));
@@ -104,8 +104,8 @@ test('it is shown once a frame, by everybody who looks', async (context) => {
   assert.deepEqual(output.getState(), NO_OUTPUT);
   const looks = [];
   const ends = [output.subscribe((state) => looks.push(state.text)), output.subscribe(() => {})];
-  while (!fake.channels.has(channel)) await settle();
-  await settle();
+  while (!fake.channels.has(channel)) await nextTurn();
+  await nextTurn();
   draw();
   looks.length = 0;
   for (const text of ['a', 'b', 'c']) fake.output('t', { text });
@@ -192,8 +192,8 @@ test('a page that shows 4 MiB forgets the oldest lines', async (context) => {
   const push = (data, offset) => fake.push({ type: 'output', channel, data, offset, epoch: 'output' });
   const iterator = output[Symbol.asyncIterator]();
   const waiting = iterator.next();
-  while (!fake.channels.has(channel)) await settle();
-  await settle();
+  while (!fake.channels.has(channel)) await nextTurn();
+  await nextTurn();
   push({ text: line.repeat(4096) }, 4 << 20);
   assert.equal((await waiting).value.text.length, 4 << 20);
   push({ text: line }, (4 << 20) + 1024);

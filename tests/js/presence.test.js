@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { PushError } from '../../pushserver/web/static/pushclient/errors.js';
 import { NO_PRESENCE, presenceOf } from '../../pushserver/web/static/pushclient/presence.js';
 import { FakeServer } from '../../pushserver/web/static/pushclient/testing.js';
-import { settle } from './fakes.js';
+import { nextTurn } from './fakes.js';
 
 const channel = 'chat:lobby';
 const user = (userId, connections = 1) => ({ userId, connections });
@@ -36,7 +36,7 @@ test('it is asked for once, and kept right by who comes and goes', async (contex
   const changes = [];
   s.presence.subscribe(({ users }) => changes.push(users.length));
   s.presence.subscribe(() => {});
-  await settle();
+  await nextTurn();
   assert.deepEqual([s.names(), s.fake.sentOf('presence').length], [['42'], 1]);
   s.move('join', 'bob', { info: { name: 'Bob' } });
   s.move('join', 'bob');
@@ -49,17 +49,17 @@ test('it is asked for once, and kept right by who comes and goes', async (contex
 test('those who share it share one subscription, which ends with the last', async (context) => {
   const s = await stage(context);
   const ends = [1, 2].map(() => presenceOf(s.client, channel).subscribe(() => {}));
-  await settle();
+  await nextTurn();
   assert.deepEqual([...s.fake.channels], [channel]);
   context.mock.timers.enable({ apis: ['setTimeout'] });
   ends[0]();
   ends[0]();
   context.mock.timers.runAll();
-  await settle();
+  await nextTurn();
   assert.deepEqual([...s.fake.channels], [channel]);
   ends[1]();
   context.mock.timers.runAll();
-  await settle();
+  await nextTurn();
   assert.deepEqual([[...s.fake.channels], s.presence.getState()], [[], NO_PRESENCE]);
   assert.notEqual(presenceOf(s.client, channel), s.presence);
 });
@@ -72,19 +72,19 @@ test('who comes while it is asked for is in it, who goes is not', async (context
   while (!asked()) await Promise.resolve();
   s.move('join', 'new');
   s.move('leave', 'gone');
-  await settle();
+  await nextTurn();
   assert.deepEqual(s.names().sort(), ['42', 'new']);
 });
 
 test('after an interruption it is asked for anew', async (context) => {
   const s = await stage(context);
   s.presence.subscribe(() => {});
-  await settle();
+  await nextTurn();
   const back = new Promise((resolve) => s.client.on('subscribed', resolve));
   s.answers([user('carol')]);
   s.fake.drop();
   await back;
-  await settle();
+  await nextTurn();
   assert.deepEqual(s.names(), ['carol']);
 });
 
@@ -94,7 +94,7 @@ test('what it may not see it says, and so a channel that it may not join', async
   s.presence.subscribe(() => {});
   const refused = presenceOf(s.client, 'doc:17');
   refused.subscribe(() => {});
-  await settle();
+  await nextTurn();
   assert.deepEqual([s.presence, refused].map((each) => each.getState().error.code), ['PERMISSION_DENIED', 'PERMISSION_DENIED']);
 });
 
@@ -103,18 +103,18 @@ test('what fails for now is asked for again', async (context) => {
   const s = await stage(context);
   s.fails('UNAVAILABLE');
   s.presence.subscribe(() => {});
-  await settle();
+  await nextTurn();
   assert.equal(s.presence.getState().error.code, 'UNAVAILABLE');
   s.answers([user('42')]);
   context.mock.timers.tick(2000);
-  await settle();
+  await nextTurn();
   assert.deepEqual(s.presence.getState(), { users: [user('42')], error: null });
 });
 
 test('another user begins with nobody', async (context) => {
   const s = await stage(context);
   s.presence.subscribe(() => {});
-  await settle();
+  await nextTurn();
   const seen = [];
   s.presence.subscribe(({ users }) => seen.push(users.length));
   const changed = new Promise((resolve) => s.client.on('user_changed', resolve));

@@ -1,12 +1,11 @@
 import './react_hooks.js';
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { MessageChannel } from 'node:worker_threads';
 import { createClient, Unauthorized } from '../../pushserver/web/static/pushclient/index.js';
 import { createSharedClient } from '../../pushserver/web/static/pushclient/shared.js';
 import { FakeServer } from '../../pushserver/web/static/pushclient/testing.js';
 import { Exchange } from '../../pushserver/web/static/pushclient/worker.js';
-import { rig, settle, tokenOf, WELCOME } from './fakes.js';
+import { fakeWorker, nextTurn, rig, tokenOf, WELCOME } from './fakes.js';
 
 globalThis.IS_REACT_ACT_ENVIRONMENT = true;
 const { createElement: h, StrictMode } = await import('react');
@@ -151,19 +150,19 @@ test('another token signs in anew on the same socket; a new callback does nothin
   const root = await mount(h(Show, { options: s.options }));
   await act(() => s.r.welcome());
   await act(async () => root.update(h(Show, { options: { ...s.options, token: 'token-2' } })));
-  await act(settle);
+  await act(nextTurn);
   assert.deepEqual(s.r.socket().of('auth').map((message) => message.data.token), ['token-1', 'token-2']);
   await act(async () => s.r.socket().answer('auth', 'auth_success', WELCOME));
   await act(async () => root.update(h(Show, { options: { ...s.options, token: () => 'token-3' } })));
-  await act(settle);
+  await act(nextTurn);
   await act(async () => s.r.socket().answer('auth', 'auth_success', WELCOME));
   await act(async () => root.update(h(Show, { options: { ...s.options, token: () => 'token-4' } })));
-  await act(settle);
+  await act(nextTurn);
   assert.deepEqual(s.r.socket().of('auth').map((message) => message.data.token), ['token-1', 'token-2', 'token-3']);
   await act(async () => s.r.socket().drop(3005));
   await act(() => s.r.clock.advance(3000));
   s.r.socket().open();
-  await act(settle);
+  await act(nextTurn);
   assert.equal(s.r.socket().of('auth')[0].data.token, 'token-4');
   assert.equal(s.made.length, 1);
   await act(async () => root.unmount());
@@ -177,18 +176,12 @@ for (const [name, create] of Object.entries({
   test(`who signs in again by the token is connected again, with ${name}`, async (context) => {
     const fake = new FakeServer();
     const exchange = new Exchange((given) => fake.create(given));
-    const ports = [];
-    const open = () => {
-      const { port1, port2 } = new MessageChannel();
-      ports.push(port1, port2);
-      exchange.accept(port2);
-      return { port: port1, lock: null, release: () => {} };
-    };
+    const worker = fakeWorker((port) => exchange.accept(port));
     context.after(() => {
       fake.close();
-      for (const port of ports) port.close();
+      worker.close();
     });
-    const options = { url: `ws://fake.test/${++serial}`, create: create(fake, open) };
+    const options = { url: `ws://fake.test/${++serial}`, create: create(fake, worker.open) };
     const refused = [];
     const shows = (token) => h(Show, { options: { ...options, token }, onError: (_, { code }) => refused.push(code) });
     const root = await mount(shows(() => { throw new Unauthorized('signed out'); }));
@@ -208,7 +201,7 @@ test('useTask, useSelector and useChannel render for their own slice', async () 
   const s = stage();
   let renders = 0;
   const received = [];
-  function One({ mark }) {
+  function Single({ mark }) {
     renders += 1;
     const state = useTask('t1', s.options);
     const ids = useSelector((now) => [...now.tasks.keys()].length, s.options);
@@ -217,18 +210,18 @@ test('useTask, useSelector and useChannel render for their own slice', async () 
   }
   const hook = await mount(h(Show, { options: s.options }));
   await act(() => s.r.welcome({ tasks: [task()] }));
-  const root = await mount(h(One, { mark: 'a' }));
-  await act(settle);
+  const root = await mount(h(Single, { mark: 'a' }));
+  await act(nextTurn);
   assert.equal(root.toJSON(), '10 true');
   const before = renders;
   await act(async () => s.r.client.updateTaskProgress('other', 5));
   assert.equal(renders, before);
-  await act(async () => root.update(h(One, { mark: 'b' })));
+  await act(async () => root.update(h(Single, { mark: 'b' })));
   await act(async () => s.r.socket().receive('message', 1, { channel: 'news', messageId: 'n1' }));
   assert.deepEqual(received, [['b', 1]]);
   assert.equal(s.r.socket().of('subscribe').filter((message) => message.data.channels.includes('news')).length, 1);
   await act(async () => root.unmount());
-  await act(settle);
+  await act(nextTurn);
   assert.deepEqual(s.r.socket().of('unsubscribe').at(-1).data, { channels: ['news'] });
   await act(async () => hook.unmount());
   await later();
@@ -250,13 +243,13 @@ test('every hook connects on its own; one that is told not to does not', async (
   const hooks = { useTask: (options) => useTask('t1', options), useSelector: (options) => useSelector((now) => now.userId, options), useChannel: (options) => useChannel('news', () => {}, options) };
   for (const [name, use] of Object.entries(hooks)) {
     const s = stage();
-    const Alone = ({ options }) => (use(options), null);
-    const root = await mount(h(Alone, { options: s.options }));
+    const Solo = ({ options }) => (use(options), null);
+    const root = await mount(h(Solo, { options: s.options }));
     assert.equal(s.r.Socket.all.length, 1, name);
     await act(async () => root.unmount());
     await later();
     const quiet = stage();
-    const still = await mount(h(Alone, { options: { ...quiet.options, autoConnect: false } }));
+    const still = await mount(h(Solo, { options: { ...quiet.options, autoConnect: false } }));
     assert.equal(quiet.r.Socket.all.length, 0, name);
     await act(async () => still.unmount());
     await later();

@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { PushError } from '../../pushserver/web/static/pushclient/errors.js';
 import { NO_ROOM, roomOf } from '../../pushserver/web/static/pushclient/room.js';
 import { FakeServer } from '../../pushserver/web/static/pushclient/testing.js';
-import { settle } from './fakes.js';
+import { nextTurn } from './fakes.js';
 
 const channel = 'chat:lobby';
 
@@ -40,7 +40,7 @@ test('the newest messages, oldest first; then what comes; then older ones', asyn
   const s = await stage(context, { lines: span(1, 120) });
   assert.deepEqual(s.room.getState(), NO_ROOM);
   s.room.subscribe(() => {});
-  await settle();
+  await nextTurn();
   assert.deepEqual([s.shown(), s.room.getState().more], [span(71, 120), true]);
   s.live(121, 121);
   s.fake.push({ type: 'presence_join', channel, data: { userId: 'bob' } });
@@ -59,7 +59,7 @@ test('what comes while the room is read is there once', async (context) => {
   s.room.subscribe(() => {});
   while (s.fake.sentOf('history').length === 0) await Promise.resolve();
   s.live(2, 3);
-  await settle();
+  await nextTurn();
   assert.deepEqual(s.shown(), [1, 2, 3]);
 });
 
@@ -73,17 +73,17 @@ test('what is said goes to the room', async (context) => {
 test('where messages may be missing it is read anew', async (context) => {
   const s = await stage(context, { lines: [1, 2, 3] });
   s.room.subscribe(() => {});
-  await settle();
+  await nextTurn();
   s.lines = span(1, 200);
   s.fake.push({ type: 'resync', channel, data: { channel } });
-  await settle();
-  await settle();
+  await nextTurn();
+  await nextTurn();
   assert.deepEqual([s.shown(), s.room.getState().more], [span(151, 200), true], 'without a hole');
   s.epoch = 'f';
   s.lines = [1];
   s.fake.push({ type: 'resync', channel, data: { channel } });
-  await settle();
-  await settle();
+  await nextTurn();
+  await nextTurn();
   assert.deepEqual([s.shown(), s.room.getState().messages[0].epoch], [[1], 'f']);
 });
 
@@ -93,10 +93,10 @@ test('a room that keeps nothing has what comes', async (context) => {
     throw new PushError('NOT_FOUND', 'no history');
   });
   s.room.subscribe(() => {});
-  await settle();
-  const say = (messageId) => s.fake.push({ type: 'chat_message', channel, data: { content: messageId }, messageId, from: 'bob' });
-  say('a');
-  say('b');
+  await nextTurn();
+  const chat = (messageId) => s.fake.push({ type: 'chat_message', channel, data: { content: messageId }, messageId, from: 'bob' });
+  chat('a');
+  chat('b');
   assert.deepEqual(s.room.getState().messages.map(({ messageId }) => messageId), ['a', 'b']);
   assert.deepEqual([s.room.getState().more, s.room.getState().error], [false, null]);
 });
@@ -109,27 +109,27 @@ test('a read that failed for now is tried again; one that is refused is told', a
     throw new PushError(code, code);
   });
   s.room.subscribe(() => {});
-  await settle();
+  await nextTurn();
   assert.equal(s.room.getState().error.code, 'UNAVAILABLE');
   code = 'PERMISSION_DENIED';
   context.mock.timers.tick(2000);
-  await settle();
+  await nextTurn();
   assert.equal(s.room.getState().error.code, 'PERMISSION_DENIED');
   context.mock.timers.tick(100_000);
-  await settle();
+  await nextTurn();
   assert.equal(s.fake.sentOf('history').length, 2);
 });
 
 test('another user sees nothing of what was shown', async (context) => {
   const s = await stage(context, { lines: [1, 2] });
   s.room.subscribe(() => {});
-  await settle();
+  await nextTurn();
   const changed = new Promise((resolve) => s.client.on('user_changed', resolve));
   s.lines = [7];
   s.fake.userId = 'bob';
   s.fake.drop();
   await changed;
   assert.deepEqual(s.shown(), []);
-  await settle();
+  await nextTurn();
   assert.deepEqual(s.shown(), [7]);
 });

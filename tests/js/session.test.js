@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { Unauthorized } from '../../pushserver/web/static/pushclient/errors.js';
 import { DEFAULTS } from '../../pushserver/web/static/pushclient/options.js';
 import { createSession } from '../../pushserver/web/static/pushclient/session.js';
-import { fakeLine, fakeLink, settle, tokenOf } from './fakes.js';
+import { fakeLine, fakeLink, nextTurn, tokenOf } from './fakes.js';
 
 function stage(token) {
   const line = fakeLine();
@@ -33,7 +33,7 @@ test('a token is kept until it is refused or due', async () => {
   assert.equal(session.discard(), false, 'a fresh one: the next will be no better');
   assert.equal(await session.take(), 't3');
   session.schedule(line.clock.time + 100_000);
-  session.heard(line.clock.time);
+  session.received(line.clock.time);
   line.clock.time += 81_000;
   assert.equal(await session.take(), 't4');
   assert.deepEqual(reasons, ['connect', 'expired', 'connect', 'connect']);
@@ -69,14 +69,14 @@ test('the renewal is planned on the server\'s clock, and done on the live link',
   const ahead = 50_000;
   session.schedule(line.clock.time + ahead + 100_000);
   assert.deepEqual(line.link.sent, [{ type: 'ping', data: {} }]);
-  session.heard(line.clock.time + ahead);
+  session.received(line.clock.time + ahead);
   line.clock.time += 79_000;
   session.tick();
-  await settle();
+  await nextTurn();
   assert.deepEqual(line.asked, []);
   line.clock.time += 2000;
   session.tick();
-  await settle();
+  await nextTurn();
   assert.deepEqual(line.asked.map(({ type, data }) => [type, data]), [['auth', { token: 't2' }]]);
   line.asked[0].reply({ permissions: ['p'] });
   assert.deepEqual(seen, [['renewed', { permissions: ['p'] }]]);
@@ -85,14 +85,14 @@ test('the renewal is planned on the server\'s clock, and done on the live link',
 test('a renewal that takes its time is one renewal', async () => {
   const { line, session } = stage(() => 't2');
   session.schedule(line.clock.time + 100_000);
-  session.heard(line.clock.time);
+  session.received(line.clock.time);
   line.clock.time += 90_000;
   for (let tick = 0; tick < 3; tick += 1) {
     session.tick();
-    await settle();
+    await nextTurn();
   }
   line.asked[0].reply({});
-  await settle();
+  await nextTurn();
   assert.equal(line.asked.length, 1);
 });
 
@@ -100,11 +100,11 @@ test('a clock that was set back moves no renewal, once the server has told the t
   const { line, session } = stage(() => 't2');
   const start = line.clock.time;
   session.schedule(start + 100_000);
-  session.heard(start);
+  session.received(start);
   line.clock.time -= 3_600_000;
-  session.heard(start + 81_000);
+  session.received(start + 81_000);
   session.tick();
-  await settle();
+  await nextTurn();
   assert.equal(line.asked.length, 1);
 });
 
@@ -131,6 +131,6 @@ test('another user\'s token is known before it is sent, where it can be read; el
 test('a renewal that finds nobody signed in ends the connection', async () => {
   const { session, seen } = stage(() => null);
   session.renew();
-  await settle();
+  await nextTurn();
   assert.deepEqual(seen, [['signedOut', 'UNAUTHORIZED']]);
 });

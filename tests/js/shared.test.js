@@ -3,11 +3,10 @@ import assert from 'node:assert/strict';
 import { getEventListeners } from 'node:events';
 import { createRequire } from 'node:module';
 import { test } from 'node:test';
-import { MessageChannel } from 'node:worker_threads';
 import { createClient, PushClient, Unauthorized } from '../../pushserver/web/static/pushclient/index.js';
 import { createSharedClient, SharedClient } from '../../pushserver/web/static/pushclient/shared.js';
 import { Exchange } from '../../pushserver/web/static/pushclient/worker.js';
-import { fakeStorage, settle, tokenOf } from './fakes.js';
+import { fakeStorage, fakeWorker, nextTurn, tokenOf } from './fakes.js';
 import { MockServer, until } from './mock_server.js';
 
 const { WebSocket } = createRequire(new URL('../node/package.json', import.meta.url))('ws');
@@ -21,19 +20,14 @@ async function tabs(context, count, options = {}) {
     made.push(client);
     return client;
   });
-  const ports = [];
-  const open = () => {
-    const { port1, port2 } = new MessageChannel();
-    ports.push(port1, port2);
-    exchange.accept(port2);
-    return { port: port1, lock: null, release: () => {} };
-  };
+  const worker = fakeWorker((port) => exchange.accept(port));
+  const { open, ports } = worker;
   const clients = Array.from({ length: count }, () => createSharedClient({ url: server.url, token: () => '42.x', open, ...options }));
   context.after(async () => {
     for (const client of clients) client.disconnect();
     await new Promise((resolve) => setTimeout(resolve, 20));
     for (const client of made) client.disconnect();
-    for (const port of ports) port.close();
+    worker.close();
     await server.stop();
   });
   return { server, clients, made, ports };
@@ -358,7 +352,7 @@ test('a tab says that it has a handler before it calls it, which may block the p
   const port = { postMessage: (message) => posted.push(message) };
   const client = createSharedClient({ url: 'ws://fake.test/ws', token: '42.x', open: () => ({ port, lock: null, release: () => {} }) });
   client.connect();
-  await settle();
+  await nextTurn();
   const { visit } = posted.find((message) => message.do === 'attach');
   const receive = (message) => port.onmessage({ data: { ...message, visit } });
   const push = (n, type) => receive({ is: 'push', n, push: { type, channel: 'user:42', data: n, messageId: `m${n}`, offset: n, epoch: 'i1' } });
@@ -366,11 +360,11 @@ test('a tab says that it has a handler before it calls it, which may block the p
   let before;
   client.on('user_notification', () => (before = posted.at(-1)));
   push(1, 'user_notification');
-  await settle();
+  await nextTurn();
   assert.deepEqual(before, { do: 'begun', n: 1 });
   assert.deepEqual(posted.at(-1), { do: 'done', n: 1, taken: true });
   push(2, 'nobody.listens');
-  await settle();
+  await nextTurn();
   assert.deepEqual(posted.slice(-2).map((message) => [message.do, message.n]), [['done', 1], ['done', 2]]);
   client.disconnect();
 });
@@ -406,21 +400,15 @@ test('a worker that does not load, or says nothing, leaves the tab with a connec
   const server = await new MockServer().start();
   server.keep('system');
   const warn = context.mock.method(console, 'warn', () => {});
-  const ports = [];
-  const own = () => {
-    const { port1, port2 } = new MessageChannel();
-    ports.push(port1, port2);
-    new Exchange((given) => createClient({ ...given, environment: { WebSocket } })).accept(port2);
-    return { port: port1, lock: null, release: () => {} };
-  };
+  const worker = fakeWorker((port) => new Exchange((given) => createClient({ ...given, environment: { WebSocket } })).accept(port));
   const dead = { postMessage: () => {}, set onmessage(listener) {} };
   const broken = (failed) => () => ({ port: dead, lock: null, release: () => {}, failed });
-  const make = (failed) => new SharedClient({ url: server.url, session: '' }, { token: '42.x', open: broken(failed), openOwn: own });
+  const make = (failed) => new SharedClient({ url: server.url, session: '' }, { token: '42.x', open: broken(failed), openOwn: worker.open });
   const clients = [make(Promise.resolve('404')), make(undefined)];
   context.after(async () => {
     for (const client of clients) client.disconnect();
     await until(() => server.links.size === 0);
-    for (const port of ports) port.close();
+    worker.close();
     await server.stop();
   });
   const received = [];

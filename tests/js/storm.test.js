@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { createClient } from '../../pushserver/web/static/pushclient/index.js';
-import { Clock, FakeSocket, settle, WELCOME } from './fakes.js';
+import { Clock, FakeSocket, nextTurn, WELCOME } from './fakes.js';
 
 const CLIENTS = 500;
 
@@ -52,7 +52,7 @@ async function outage(seconds, seed) {
     createClient({ url: 'ws://push.test/ws', token: 'x', transports: ['websocket'], environment: { WebSocket: Socket, random, ...clock.environment } }));
   for (const client of clients) client.connect();
   await clock.advance(10);
-  await settle();
+  await nextTurn();
   assert.equal(clients.filter((client) => client.getState().isConnected).length, CLIENTS);
   const live = [...Socket.all];
   up = false;

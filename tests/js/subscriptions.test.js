@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { createSubscriptions } from '../../pushserver/web/static/pushclient/subscriptions.js';
-import { fakeLine, fakeLink, settle } from './fakes.js';
+import { fakeLine, fakeLink, nextTurn } from './fakes.js';
 
 function stage() {
   const line = fakeLine();
@@ -18,7 +18,7 @@ test('one message asks for what is wanted, and the answer settles it', async () 
   const { line, subscriptions } = stage();
   const a = subscriptions.add('a', () => {}, { offset: 3, epoch: 'e' });
   const b = subscriptions.add('b', () => {});
-  await settle();
+  await nextTurn();
   assert.deepEqual(line.asked.map(({ data }) => data), [{ channels: [{ channel: 'a', since: { offset: 3, epoch: 'e' } }, 'b'] }]);
   const results = { a: { recovered: true, offset: 5, epoch: 'e', messages: [message('a', 5)] } };
   line.asked[0].reply({ results, rejected: { b: { code: 'PERMISSION_DENIED', message: 'no' } } });
@@ -37,7 +37,7 @@ test('offsets tell a repeat', () => {
 test('what comes before the answer to a resumption waits for it', async () => {
   const { line, subscriptions } = stage();
   subscriptions.add('a', () => {}, { offset: 1, epoch: 'e' });
-  await settle();
+  await nextTurn();
   subscriptions.receive(line.link, message('a', 4));
   assert.deepEqual(line.handed, []);
   const messages = [2, 3].map((offset) => message('a', offset));
@@ -56,7 +56,7 @@ test('a message of the inbox is passed on to it, a final task event too', () => 
 test('an answer for an earlier link says nothing', async () => {
   const { line, subscriptions } = stage();
   subscriptions.add('a', () => {});
-  await settle();
+  await nextTurn();
   line.link = fakeLink(line);
   line.asked[0].reply({ results: { a: { recovered: false, offset: 5, epoch: 'e', messages: [] } } });
   assert.deepEqual(line.told, []);
@@ -66,7 +66,7 @@ test('an answer for an earlier link says nothing', async () => {
 test('a position ends with its subscription: what came before a new one does not come with it', async () => {
   const { line, subscriptions } = stage();
   const first = subscriptions.add('a', () => {});
-  await settle();
+  await nextTurn();
   line.asked[0].reply({ results: { a: { recovered: false, offset: 5, epoch: 'e' } } });
   subscriptions.receive(line.link, message('a', 6));
   assert.deepEqual(first.position, { offset: 6, epoch: 'e' });
@@ -77,7 +77,7 @@ test('a position ends with its subscription: what came before a new one does not
   line.link = link;
   subscriptions.receive(link, message('a', 7));
   subscriptions.add('a', () => {});
-  await settle();
+  await nextTurn();
   assert.deepEqual(line.asked.at(-1).data, { channels: ['a'] });
 });
 
@@ -102,7 +102,7 @@ test('a subscription has a state', async () => {
   const { line, subscriptions } = stage();
   const subscription = subscriptions.add('a', () => {});
   assert.equal(subscription.state, 'subscribing');
-  await settle();
+  await nextTurn();
   line.asked[0].reply({ results: { a: {} } });
   assert.equal(subscription.state, 'subscribed');
   subscriptions.lost();
@@ -111,7 +111,7 @@ test('a subscription has a state', async () => {
   assert.equal(subscription.state, 'closed');
   assert.equal(subscription.error.code, 'TOKEN_EXPIRED');
   const refused = subscriptions.add('b', () => {});
-  await settle();
+  await nextTurn();
   line.asked.at(-1).reply({ rejected: { b: { code: 'PERMISSION_DENIED', message: 'no' } } });
   assert.equal(refused.state, 'rejected');
   assert.equal(refused.error.code, 'PERMISSION_DENIED');
@@ -122,7 +122,7 @@ test('another user reads every channel from now on', async () => {
   const { line, subscriptions } = stage();
   subscriptions.add('a', () => {}, { offset: 1, epoch: 'e' });
   subscriptions.forget();
-  await settle();
+  await nextTurn();
   assert.deepEqual(line.asked.map(({ data }) => data), [{ channels: ['a'] }]);
 });
 
@@ -143,12 +143,12 @@ test('what was kept over a reload is where a channel resumes, once', async () =>
   const { line, subscriptions } = stage();
   line.user.kept = { a: { offset: 9, epoch: 'e' }, z: { offset: 1, epoch: 'e' } };
   const a = subscriptions.add('a', () => {});
-  await settle();
+  await nextTurn();
   assert.deepEqual(line.asked[0].data, { channels: [{ channel: 'a', since: { offset: 9, epoch: 'e' } }] });
   assert.deepEqual(subscriptions.positions(true), { a: { offset: 9, epoch: 'e' }, z: { offset: 1, epoch: 'e' } });
   a.unsubscribe();
   subscriptions.add('a', () => {});
-  await settle();
+  await nextTurn();
   assert.deepEqual(line.asked.at(-1).data, { channels: ['a'] });
 });
 

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { createClient, Unauthorized } from '../../pushserver/web/static/pushclient/index.js';
-import { rig, settle, tokenOf, WELCOME } from './fakes.js';
+import { rig, nextTurn, tokenOf, WELCOME } from './fakes.js';
 
 const BOB = { userId: 'bob', channels: ['user:bob', 'system'], inbox: { offset: 0, epoch: 'b', acked: 0, pending: 0 } };
 const task = { taskId: 't', userId: '42', status: 'running', percentage: 5, version: 1, createdAt: 1 };
@@ -39,7 +39,7 @@ test('another user whom only the server can tell', async () => {
   const r = rig(createClient, { token: 'opaque-1' });
   const old = await r.connect({ tasks: [task] });
   r.client.setToken('opaque-2');
-  await settle();
+  await nextTurn();
   old.answer('auth', 'error', { code: 'PERMISSION_DENIED', message: 'another user' });
   assert.ok(old.closed);
   assert.equal(r.client.getState().tasks.size, 0);
@@ -86,7 +86,7 @@ test('no token any more: nobody is signed in', async () => {
   r.client.setToken(undefined);
   assert.ok(socket.closed);
   r.socket().open();
-  await settle();
+  await nextTurn();
   assert.deepEqual(r.received('user_changed'), [{ from: '42', to: null }]);
 });
 
@@ -106,7 +106,7 @@ test('a token is kept over reconnections; one that is refused has a successor, a
   const refuse = async () => {
     await next();
     r.socket().open();
-    await settle();
+    await nextTurn();
     r.socket().receive('auth_failed', { code: 'TOKEN_BLACKLISTED', message: 'revoked' }, { id: 'auth' });
     r.socket().drop(3500);
   };
@@ -141,7 +141,7 @@ test('who came without a token and was closed for that goes on with the first on
   const r = rig(createClient, { token: undefined });
   r.client.connect();
   r.socket().open();
-  await settle();
+  await nextTurn();
   r.socket().drop(3502, 'not authenticated in time');
   assert.equal(r.client.getState().connectionState, 'closed');
   r.client.setToken('token');
@@ -153,7 +153,7 @@ test('after disconnect() a token connects nothing, whatever ended the connection
   const r = rig(createClient, { token: async () => { throw new Unauthorized('signed out'); } });
   r.client.connect();
   r.socket().open();
-  await settle();
+  await nextTurn();
   r.client.disconnect();
   r.client.setToken('token');
   await r.clock.advance(600_000);
@@ -176,7 +176,7 @@ test('every failure of the callback is an error event', async () => {
   r.client.connect();
   for (let attempt = 0; attempt < 2; attempt += 1) {
     r.socket().open();
-    await settle();
+    await nextTurn();
     await r.clock.advance(12_000);
   }
   assert.deepEqual(r.received('error').map(({ code, message }) => [code, message]), Array(2).fill(['TOKEN', 'the token callback failed: login away']));

@@ -29,11 +29,11 @@ class Way {
     this.#slowest = slowest;
   }
 
-  carry(message, arrive) {
+  carry(message, deliver) {
     const whole = structuredClone(message);
     const { time, environment } = this.#clock;
     this.#freeAt = Math.max(this.#freeAt, time + this.#random() * this.#slowest);
-    environment.setTimeout(() => this.#open && arrive(whole), this.#freeAt - time);
+    environment.setTimeout(() => this.#open && deliver(whole), this.#freeAt - time);
   }
 
   close() {

@@ -10,7 +10,7 @@ function stage() {
   const seen = [];
   const note = (name) => () => void seen.push(name);
   const on = Object.fromEntries(['tick', 'hidden'].map((name) => [name, note(name)]));
-  on.woke = (free) => void seen.push(free ? 'free' : 'woke');
+  on.woke = (isReachable) => void seen.push(isReachable ? 'free' : 'woke');
   const watchdog = createWatchdog({ ...clock.environment, ...page }, on);
   return { clock, watchdog, seen, ...page };
 }

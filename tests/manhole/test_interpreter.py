@@ -21,9 +21,9 @@ class FakeVerbs:
 class Login:
     def __init__(self) -> None:
         self.said = ""
-        self.interpreter = Interpreter(FakeVerbs(), self.hear, lambda: 80, False, "admin")  # type: ignore[arg-type]
+        self.interpreter = Interpreter(FakeVerbs(), self.write, lambda: 80, False, "admin")  # type: ignore[arg-type]
 
-    def hear(self, text: str) -> None:
+    def write(self, text: str) -> None:
         self.said += text
 
     def type(self, *lines: str) -> str:

@@ -55,7 +55,7 @@ class Operator:
             given += ["-o", "PreferredAuthentications=publickey"]
         return ["ssh", *given, "admin@127.0.0.1", *arguments]
 
-    def say(self, text: str, **named: Any) -> subprocess.CompletedProcess[str]:
+    def run_command(self, text: str, **named: Any) -> subprocess.CompletedProcess[str]:
         """One command without a terminal."""
         return subprocess.run(
             self.command(text, **named), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
@@ -224,27 +224,27 @@ def test_the_terminal_completes_remembers_and_survives_mistakes(operator: Operat
     screen.type("raise SystemExit(3)\r")
     assert screen.status() == 3
     assert operator.server.api("GET", "/healthz", key="").status == 200
-    assert operator.say("x").returncode == 1  # a name of another login
+    assert operator.run_command("x").returncode == 1  # a name of another login
 
 
 def test_a_command_answers_and_ends_with_a_meaningful_status(operator: Operator, client: RawSocket) -> None:
-    said = operator.say("stats()")
+    said = operator.run_command("stats()")
     assert (said.returncode, said.stderr) == (0, "")
     assert "current=1" in said.stdout
-    assert operator.say("'4' * 2").stdout == "'44'\n"
-    failed = operator.say("task('no such task')")
+    assert operator.run_command("'4' * 2").stdout == "'44'\n"
+    failed = operator.run_command("task('no such task')")
     assert (failed.returncode, failed.stdout) == (1, "NOT_FOUND: no such task\n")
-    assert operator.say("1/0").returncode == 1
-    assert operator.say("not python at all").returncode == 1
-    assert operator.say("exit(7)").returncode == 7
-    assert operator.say("publish('chat:lobby', {'a': 1}); users()").stdout.count("\n42 ") == 1
+    assert operator.run_command("1/0").returncode == 1
+    assert operator.run_command("not python at all").returncode == 1
+    assert operator.run_command("exit(7)").returncode == 7
+    assert operator.run_command("publish('chat:lobby', {'a': 1}); users()").stdout.count("\n42 ") == 1
 
 
 def test_what_is_published_at_the_console_arrives_and_is_not_in_the_log(operator: Operator, client: RawSocket) -> None:
-    said = operator.say("notify(42, {'title': 'a most private matter'})")
+    said = operator.run_command("notify(42, {'title': 'a most private matter'})")
     assert said.returncode == 0
     assert client.message()["data"] == {"title": "a most private matter"}
-    assert "most private" in operator.say("inbox(42)").stdout
+    assert "most private" in operator.run_command("inbox(42)").stdout
     log = operator.server.log
     assert "says notify(42)" in log
     assert "most private" not in log
@@ -271,25 +271,25 @@ def test_no_mistake_stops_the_server(operator: Operator, client: RawSocket) -> N
         ("import threading; raise KeyboardInterrupt", "KeyboardInterrupt"),
     )
     for number, (text, why) in enumerate(mistakes):
-        said = operator.say(text)
+        said = operator.run_command(text)
         assert said.returncode == 1, text
         assert why in said.stdout, text
         assert len(said.stdout) < 300_000
         assert client.ask({"type": "ping", "id": number, "data": {}})["type"] == "pong"
-    assert operator.say("nodes()").returncode == 0
+    assert operator.run_command("nodes()").returncode == 0
 
 
 def test_a_wrong_key_is_refused_and_the_log_says_which(operator: Operator, tmp_path: Path) -> None:
     wrong = make_key(tmp_path / "wrong")
     for _ in range(6):
-        refused = operator.say("stats()", key=wrong)
+        refused = operator.run_command("stats()", key=wrong)
         assert refused.returncode == 255
         assert "Permission denied" in refused.stderr
     listed = subprocess.run(["ssh-keygen", "-lf", f"{wrong}.pub"], capture_output=True, text=True, check=True)
     fingerprint = listed.stdout.split()[1]
     assert f"by publickey: ssh-ed25519 {fingerprint}: not in the file" in operator.server.log
     # A key is not guessed: whoever has the right one comes in, whatever others at that address have tried.
-    assert operator.say("1 + 1").stdout == "2\n"
+    assert operator.run_command("1 + 1").stdout == "2\n"
 
 
 def test_keys_of_every_modern_kind_open_it(operator: Operator, tmp_path: Path) -> None:
@@ -298,13 +298,13 @@ def test_keys_of_every_modern_kind_open_it(operator: Operator, tmp_path: Path) -
         subprocess.run(["ssh-keygen", "-q", "-t", kind, "-b", bits, "-N", "", "-f", str(key)], check=True, timeout=60)
         with open(f"{operator.key}.pub", "a") as file:
             file.write(Path(f"{key}.pub").read_text())
-        said = operator.say("1 + 1", key=key)
+        said = operator.run_command("1 + 1", key=key)
         assert (said.returncode, said.stdout) == (0, "2\n"), said.stderr
     key = tmp_path / "rsa-3072"
     for algorithm in ("rsa-sha2-256", "rsa-sha2-512"):
         options = ("-o", f"PubkeyAcceptedAlgorithms={algorithm}")
-        assert operator.say("1 + 1", key=key, options=options).stdout == "2\n"
-    assert operator.say("1 + 1", key=key, options=("-o", "PubkeyAcceptedAlgorithms=ssh-rsa")).returncode == 255
+        assert operator.run_command("1 + 1", key=key, options=options).stdout == "2\n"
+    assert operator.run_command("1 + 1", key=key, options=("-o", "PubkeyAcceptedAlgorithms=ssh-rsa")).returncode == 255
 
 
 def test_outdated_algorithms_are_refused_and_the_log_says_which(operator: Operator) -> None:
@@ -313,7 +313,7 @@ def test_outdated_algorithms_are_refused_and_the_log_says_which(operator: Operat
         ("MACs=hmac-sha1", "MAC"),
         ("KexAlgorithms=diffie-hellman-group14-sha1", "key"),
     ):
-        refused = operator.say("1 + 1", options=("-o", option))
+        refused = operator.run_command("1 + 1", options=("-o", option))
         assert refused.returncode == 255
         line = f"127.0.0.1 has no algorithm in common with this server: {name}"
         wait_until(lambda line=line: line in operator.server.log)
@@ -365,7 +365,7 @@ def test_strangers_at_other_addresses_are_in_nobodys_way(operator: Operator) -> 
             stranger = socket.create_connection(("127.0.0.1", operator.port), 10, ("127.0.0.7", 0))
             strangers.append(stranger)
             assert stranger.recv(4) == b"SSH-"
-        assert operator.say("1 + 1").stdout == "2\n"
+        assert operator.run_command("1 + 1").stdout == "2\n"
         assert operator.server.log.count("127.0.0.7 made way for another") >= MAX_STRANGERS
     finally:
         for stranger in strangers:
@@ -387,17 +387,17 @@ def test_a_neighbours_guesses_lock_passwords_out_and_no_key(operator: Operator, 
     for guess in guesses:
         guess.communicate(timeout=60)
     assert "passwords from 127.0.0.1 are locked out for 300 s" in operator.server.log
-    assert operator.say("1 + 1").stdout == "2\n"
+    assert operator.run_command("1 + 1").stdout == "2\n"
 
 
 def test_draining_sends_clients_away_and_takes_no_new_ones_until_it_ends(operator: Operator, client: RawSocket) -> None:
-    assert "draining 1 connections" in operator.say("drain(0.1)").stdout
+    assert "draining 1 connections" in operator.run_command("drain(0.1)").stdout
     assert client.message()["type"] == "going_away"
     assert client.close_code() == 3001
     assert operator.server.api("GET", "/readyz", key="").status == 503
     with RawSocket(operator.server.port) as late:
         assert late.upgrade().status == 503
-    assert operator.say("undrain()").returncode == 0
+    assert operator.run_command("undrain()").returncode == 0
     assert operator.server.api("GET", "/readyz", key="").status == 200
     with RawSocket(operator.server.port) as back:
         assert back.upgrade().status == 101

@@ -81,7 +81,7 @@ def test_a_thousand_keys_with_output_between_them(seed: int) -> None:
                 model.press(key)
                 emulated.type(KEYS.get(key, key))
             emulated.type("\r")
-            model.enter()
+            model.press_enter()
         model.press(name)
         emulated.type(KEYS.get(name, name))
         emulated.shows(model)

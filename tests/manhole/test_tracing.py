@@ -95,11 +95,11 @@ def test_the_log_is_watched_from_a_level_on_and_not_its_own_echo() -> None:
     said: list[str] = []
     log = Logger(namespace="room")
 
-    def say(text: str) -> None:
+    def show(text: str) -> None:
         said.append(text)
         log.error("showing this is logged too")
 
-    watch = LogWatch(say, LogLevel.warn)
+    watch = LogWatch(show, LogLevel.warn)
     log.info("quiet")
     log.warn("loud\x1b[2J {n}", n=1)
     watch.stop()

@@ -106,7 +106,7 @@ class Busy:
         self._client.upgrade()
         self._client.ask({"type": "auth", "id": 1, "data": {"token": operator.server.token("42")}})
         self._client.ask({"type": "subscribe", "id": 2, "data": {"channels": ["live:load"]}})
-        self._over = threading.Event()
+        self._ended = threading.Event()
         self.sent = 0
         self.came: list[int] = []
         self._threads = [threading.Thread(target=self._publish), threading.Thread(target=self._read)]
@@ -114,7 +114,7 @@ class Busy:
             thread.start()
 
     def _publish(self) -> None:
-        while not self._over.wait(0.01):
+        while not self._ended.wait(0.01):
             self._send(self.sent)
             self.sent += 1
         self._send(None)
@@ -128,7 +128,7 @@ class Busy:
 
     def end(self) -> list[int]:
         """Return what came, once all that was sent has."""
-        self._over.set()
+        self._ended.set()
         for thread in self._threads:
             thread.join(60)
         self._client.close()
@@ -151,7 +151,7 @@ def test_a_thousand_keys_while_a_user_and_the_log_are_watched(operator: Operator
                     model.press(key)
                     window.type(KEYS.get(key, key))
                 window.type("\r")
-                model.enter()
+                model.press_enter()
             model.press(name)
             window.type(KEYS.get(name, name))
             if number % 10 == 9:
@@ -166,7 +166,7 @@ def test_a_thousand_keys_while_a_user_and_the_log_are_watched(operator: Operator
     assert "Traceback" not in operator.server.log
     assert "could not be taken" not in operator.server.log
     # Nobody is left behind, and the user can be traced again.
-    wait_until(lambda: operator.say("connections('42')").stdout.strip() == "not connected")
+    wait_until(lambda: operator.run_command("connections('42')").stdout.strip() == "not connected")
 
 
 def memory(pid: int) -> int:
@@ -187,7 +187,7 @@ def test_an_operator_who_does_not_read_costs_little_and_the_user_nothing(operato
             for at in range(numbers.start, numbers.stop, 100):
                 batch = [{"type": "ping", "id": n, "data": {"x": "x" * 1_000}} for n in range(at, at + 100)]
                 for message in batch:
-                    client.say(message)
+                    client.send_message(message)
                 assert [client.message()["id"] for _ in batch] == [message["id"] for message in batch]
 
         pings(range(1_000))

@@ -93,7 +93,7 @@ class Model:
         self.line = list(text)
         self.at = len(self.line)
 
-    def enter(self) -> None:
+    def press_enter(self) -> None:
         """Press Enter on a line that does nothing."""
         text = "".join(self.line)
         if text.strip() and text not in self.before[-1:]:

@@ -52,21 +52,21 @@ def play_workers(options: argparse.Namespace) -> int:
     rows = [row for row in rows if all(text in " ".join(row) for text in options.only)]
     python = options.python or environment.python()
     kept = workers.Kept(options.keep)
-    say(f"{len(rows)} rows of {workers.ENDS} ends, seed {seed}")
-    say(f"{'worker':17} {'leaves':9} {'server':6} {'by':5}  done  arrived  answered  lines  seconds")
+    show(f"{len(rows)} rows of {workers.ENDS} ends, seed {seed}")
+    show(f"{'worker':17} {'leaves':9} {'server':6} {'by':5}  done  arrived  answered  lines  seconds")
     outcomes = [outcome for outcome in kept.outcomes if outcome.row in rows]
     with stage() as built:
         for number, row in enumerate(filter(kept.lacks, rows)):
             outcomes.append(workers.play(built, python, row, number))
             kept.add(outcomes[-1])
-            say(worker_line(outcomes[-1]))
+            show(worker_line(outcomes[-1]))
     failed = [outcome for outcome in outcomes if not outcome.holds]
-    done, arrived = sum(o.done for o in outcomes), sum(o.arrived for o in outcomes)
+    done, received = sum(o.done for o in outcomes), sum(o.received for o in outcomes)
     lost = sum(outcome.lost for outcome in outcomes)
     # One row after another, also of a run that was broken off.
     seconds = sum(outcome.seconds for outcome in outcomes)
-    say(
-        f"{len(outcomes)} rows, {done} ends done, {arrived} arrived, {lost} lost, {len(failed)} rows failed, "
+    show(
+        f"{len(outcomes)} rows, {done} ends done, {received} arrived, {lost} lost, {len(failed)} rows failed, "
         f"{seconds:.0f} s, seed {seed}"
     )
     if options.write:
@@ -78,7 +78,7 @@ def worker_line(outcome: workers.Outcome) -> str:
     worker, leaves, link, transport = outcome.row
     verdict = "" if outcome.holds else f"  FAILED: {outcome.fault or f'{outcome.lost} lost'}"
     return (
-        f"{worker:17} {leaves:9} {link:6} {transport:5}  {outcome.done:4}  {outcome.arrived:7}  {outcome.answered:8}  "
+        f"{worker:17} {leaves:9} {link:6} {transport:5}  {outcome.done:4}  {outcome.received:7}  {outcome.answered:8}  "
         f"{outcome.logged:5}  {outcome.seconds:7.1f}{verdict}"
     )
 
@@ -89,7 +89,7 @@ def play_clients(options: argparse.Namespace) -> int:
     faults = list(clients.FAULTS)
     random.Random(seed).shuffle(faults)
     environment.browsers()
-    say(f"{'fault':21} {'client':17}  due  missing  twice  wrong  seconds until back   (seed {seed})")
+    show(f"{'fault':21} {'client':17}  due  missing  twice  wrong  seconds until back   (seed {seed})")
     started = time.monotonic()
     outcomes: list[clients.Outcome] = []
     with ExitStack() as stack:
@@ -105,15 +105,15 @@ def play_clients(options: argparse.Namespace) -> int:
                 if there:
                     outcomes += (met := clients.play(opened, browsers, fault, there, seed + time_of))
                     for outcome in met:
-                        say(client_line(outcome))
+                        show(client_line(outcome))
                 for client in meeting:
                     if why := clients.why_empty(fault, client):
-                        say(f"{fault:21} {client:17}  no such cell: {why}")
+                        show(f"{fault:21} {client:17}  no such cell: {why}")
         tracebacks = opened.tracebacks()
     failed = [outcome for outcome in outcomes if not outcome.holds]
     due = sum(outcome.due for outcome in outcomes)
     seconds = time.monotonic() - started
-    say(
+    show(
         f"{len(outcomes)} cells, {due} messages due, {len(failed)} cells failed, {tracebacks} tracebacks of the nodes, "
         f"{seconds:.0f} s, seed {seed}"
     )
@@ -128,7 +128,7 @@ def client_line(outcome: clients.Outcome) -> str:
     return f"{outcome.fault:21} {outcome.client:17} {counts}  {outcome.seconds:7.1f}{verdict}"
 
 
-def say(text: str) -> None:
+def show(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

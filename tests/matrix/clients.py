@@ -215,10 +215,10 @@ class Row:
                 yield
                 time.sleep(pause)
                 nodes.line.mend()
-                self._over()
+                self._fault_ended()
             case "node killed":
                 nodes.kill_first()
-                self._over()
+                self._fault_ended()
                 yield
             case "Redis restarted":
                 nodes.kill_redis()
@@ -233,23 +233,23 @@ class Row:
                 time.sleep(pause)
                 for client, player in players.items():
                     player.give(nodes.token(self._users[client], _LONG))
-                self._over()
+                self._fault_ended()
             case "other user":
                 for client, player in players.items():
                     player.become(nodes.token(self._bystander(client), _LONG))
-                self._over()
+                self._fault_ended()
                 yield
                 self._until(self._all_ready, _PATIENCE)
             case "WebSocket stays dead":
                 nodes.line.deaden()
-                self._over()
+                self._fault_ended()
                 yield
                 self._heal_for_those_without_stream()
             case "hidden":
                 for page in self._pages():
                     page.hide()
                 nodes.line.forget()
-                self._over()
+                self._fault_ended()
                 yield
             case "asleep 10 min":
                 falls = time.time() + 5.0
@@ -261,30 +261,30 @@ class Row:
                     nodes.line.forget()
                     yield
                     time.sleep(max(pause, falls - time.time() + 0.5))
-                self._over()
+                self._fault_ended()
             case "clock + 1 h" | "clock - 1 h":
                 for client, player in players.items():
                     player.set_clock(time.time(), 3_600.0 if "+" in self._fault else -3_600.0)
                     player.give(nodes.token(self._users[client], _LONG))
                 time.sleep(_SHORT)
                 yield
-                self._over()
+                self._fault_ended()
             case "page reloaded":
-                self._over()
+                self._fault_ended()
                 with ThreadPoolExecutor(len(players)) as beside:
                     reloads = [beside.submit(page.reload) for page in self._pages()]
                     yield
                 for reload in reloads:
                     reload.result()
 
-    def _over(self) -> None:
+    def _fault_ended(self) -> None:
         """From now on every client can be back."""
         self._over_at, self._last_missed = time.time(), self._last
 
     def _revive_redis(self, pause: float) -> None:
         time.sleep(pause)
         self._nodes.revive_redis()
-        self._over()
+        self._fault_ended()
 
     def _heal_for_those_without_stream(self) -> None:
         """Python's clients have WebSockets alone: theirs work again when the others have found their stream."""

@@ -28,7 +28,7 @@ def of_workers(outcomes: Iterable[workers.Outcome], seed: int, seconds: float) -
     kinds = [kind for worker in workers.WORKERS for kind in (worker, f"{worker}, killed and run again")]
     named = [(kind, by_worker[kind]) for kind in kinds if kind in by_worker]
     for name, each in [*named, ("all", [outcome for _, rows in named for outcome in rows])]:
-        sums = [sum(getattr(o, field) for o in each) for field in ("done", "arrived", "lost", "logged")]
+        sums = [sum(getattr(o, field) for o in each) for field in ("done", "received", "lost", "logged")]
         lines.append(f"| {name} | {len(each)} | " + " | ".join(f"{value:,}" for value in sums) + " |")
     return "\n".join(lines)
 

@@ -35,4 +35,4 @@ def test_nothing_is_lost() -> None:
         for number, row in enumerate(ROWS):
             outcome = play(built, python, row, number)
             assert outcome.holds, outcome
-            assert outcome.arrived == outcome.done
+            assert outcome.received == outcome.done

@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
     #: ends whose call has returned; of these, with the server's answer
     done: int
     answered: int
-    arrived: int
+    received: int
     #: that should have arrived and did not
     lost: int
     #: lines of the publisher in the worker's log
@@ -122,15 +122,15 @@ def play(stage: Stage, python: Path, row: Row, number: int) -> Outcome:
     # Who is killed loses what had no answer by then; all others send it before they end.
     killed = leaves == "SIGTERM" or worker in KILLS
     due = [n for n, how in reported.items() if how == "answered" or not killed]
-    arrived = _arrived(server, f"row-{number}", list(reported), due, attempt=2 if leaves == KILLED else None)
+    received = _received(server, f"row-{number}", list(reported), due, attempt=2 if leaves == KILLED else None)
     logged = sum("pushserver.publisher" in line for line in (place / "log").read_text(errors="replace").splitlines())
     wire.close()
     outcome = Outcome(
         row,
         len(reported),
         sum(how == "answered" for how in reported.values()),
-        len(arrived),
-        len(set(due) - arrived),
+        len(received),
+        len(set(due) - received),
         logged,
         time.monotonic() - started,
         fault,
@@ -140,13 +140,13 @@ def play(stage: Stage, python: Path, row: Row, number: int) -> Outcome:
     return outcome
 
 
-def _arrived(server: PushServer, row: str, reported: list[str], due: list[str], attempt: int | None) -> set[str]:
+def _received(server: PushServer, row: str, reported: list[str], due: list[str], attempt: int | None) -> set[str]:
     """The numbers of the ends that the server has, of this attempt where one is named; waits for those that are due."""
     deadline = time.monotonic() + _ARRIVAL
     while True:
         states = {n: server.api("GET", f"/api/tasks/{row}-{n}") for n in reported}
         ended = {n: state for n, state in states.items() if state.get("status") in ("completed", "failed")}
-        arrived = {n for n, state in ended.items() if attempt in (None, state["attempt"])}
-        if set(due) <= arrived or time.monotonic() > deadline:
-            return arrived
+        received = {n for n, state in ended.items() if attempt in (None, state["attempt"])}
+        if set(due) <= received or time.monotonic() > deadline:
+            return received
         time.sleep(0.2)

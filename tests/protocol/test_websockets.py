@@ -593,12 +593,12 @@ def notify(server: Server, user: str, *data: Any) -> None:
 def test_inbox(server: Server) -> None:
     notify(server, "m1", 1, 2, 3)
 
-    def arrive(**positions: Any) -> tuple[Any, list[Any]]:
+    def sign_in(**positions: Any) -> tuple[Any, list[Any]]:
         with dial(server) as client:
             data = client.data("auth", "auth_success", token=server.token("m1"), positions=positions)
             return data, [p["data"] for p in client.pushes()]
 
-    data, pending = arrive()
+    data, pending = sign_in()
     epoch = data["inbox"]["epoch"]
     unread = {"notification": 3, "chat": 0, "task": 0}
     assert data["inbox"] == {"offset": 3, "epoch": epoch, "acked": 0, "pending": 3, "unread": unread}
@@ -608,13 +608,13 @@ def test_inbox(server: Server) -> None:
         assert client.data("ack", "ack_success", offset=1, epoch=epoch) == {"offset": 2}
         assert client.error("ack", offset=9, epoch=epoch) == "INVALID_MESSAGE"
         assert client.error("ack", offset=1, epoch="other") == "CONFLICT"
-    data, pending = arrive()
+    data, pending = sign_in()
     assert (data["inbox"]["acked"], data["inbox"]["pending"], pending) == (2, 1, [3])
     # A second device with its own position misses nothing of what the first has acked.
-    data, pending = arrive(**{"user:m1": {"offset": 1, "epoch": epoch}})
+    data, pending = sign_in(**{"user:m1": {"offset": 1, "epoch": epoch}})
     assert pending == [2, 3]
     assert data["results"]["user:m1"]["recovered"] is True
-    data, pending = arrive(**{"user:m1": {"offset": 1, "epoch": "other"}, "system": {"offset": 0, "epoch": "x"}})
+    data, pending = sign_in(**{"user:m1": {"offset": 1, "epoch": "other"}, "system": {"offset": 0, "epoch": "x"}})
     # With a position of other data all that is kept is sent.
     assert (data["results"]["user:m1"]["recovered"], pending) == (False, [1, 2, 3])
     assert data["results"]["system"]["recovered"] is False

@@ -10,7 +10,7 @@ import pytest
 import pytest_twisted
 
 from tests.engine.redis.servers import RedisServer
-from tests.protocols.paper import LANGUAGES, Place
+from tests.protocols.paper import LANGUAGES, LocalNode
 
 #: Engine and protocol. What the second protocol does differently, Redis does not see.
 SETTINGS = [
@@ -47,7 +47,7 @@ def language(setting: tuple[str, str]) -> Any:
 
 
 @pytest_twisted.async_yield_fixture
-async def place(engine: str, tmp_path: Path) -> AsyncIterator[Place]:
-    place = await Place(tmp_path, engine).start()
+async def place(engine: str, tmp_path: Path) -> AsyncIterator[LocalNode]:
+    place = await LocalNode(tmp_path, engine).start()
     yield place
     await place.stop()

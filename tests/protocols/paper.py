@@ -19,8 +19,8 @@ from pushserver.app.service import make_engine
 from pushserver.config.checks import load
 from pushserver.core.errors import Close
 from pushserver.core.protocol import ClientProtocol
+from pushserver.core.rate_limit import Rates
 from pushserver.protocols.native.protocol import NativeProtocol
-from pushserver.protocols.native.session import Rates
 from pushserver.server.clock import Clock, wall_clock
 from pushserver.server.connection import Connection, Peer
 from pushserver.server.inbound import Inbound
@@ -142,7 +142,7 @@ class Ndjson:
 LANGUAGES: dict[str, Callable[[], Any]] = {"native": Native, "ndjson": Ndjson}
 
 
-class Place:
+class LocalNode:
     """A node in this process, on one engine."""
 
     def __init__(self, directory: Path, engine: str, settings: str = SETTINGS) -> None:
@@ -158,7 +158,7 @@ class Place:
         self.numbers = itertools.count(1)
         self.clients: list[Paper] = []
 
-    async def start(self) -> Place:
+    async def start(self) -> LocalNode:
         await self.engine.start(self.node)
         self.node.start()
         return self
@@ -203,7 +203,7 @@ class Place:
 class Paper:
     """A client; it is its connection's `Line`, and its outbox' `Owner`."""
 
-    def __init__(self, place: Place, language: Any) -> None:
+    def __init__(self, place: LocalNode, language: Any) -> None:
         self.place = place
         self.language = language
         self.socket = Socket()

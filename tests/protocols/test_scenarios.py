@@ -12,7 +12,7 @@ from pushserver.core import errors
 from pushserver.core.errors import Conflict, Unavailable
 from pushserver.server.inbound import MAX_WAITING
 from tests.conftest import LoggedErrors
-from tests.protocols.paper import Paper, Place
+from tests.protocols.paper import LocalNode, Paper
 
 
 @pytest.fixture(params=[200, pytest.param(1_000, marks=pytest.mark.full)], ids=["200", "1000"])
@@ -24,7 +24,7 @@ def many(request: pytest.FixtureRequest) -> int:
 # -- a session --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_message_reaches_who_subscribed(place: Place, language: Any) -> None:
+async def test_a_message_reaches_who_subscribed(place: LocalNode, language: Any) -> None:
     ann, bob = await place.client(language, "ann"), await place.client(language, "bob")
     assert (await bob.ask("sub", "kept:a"))[2] == [["kept:a", "system", "user:bob"], {}]
     for n in range(3):
@@ -38,7 +38,7 @@ async def test_a_message_reaches_who_subscribed(place: Place, language: Any) -> 
     assert len(bob.pushes("kept:a")) == 3
 
 
-async def test_what_waits_in_the_inbox_follows_the_sign_in(place: Place, language: Any) -> None:
+async def test_what_waits_in_the_inbox_follows_the_sign_in(place: LocalNode, language: Any) -> None:
     for n in range(3):
         await place.execute("notify", userId="ann", data=n)
     ann = place.connect(language)
@@ -56,7 +56,7 @@ async def test_what_waits_in_the_inbox_follows_the_sign_in(place: Place, languag
     await place.until(lambda: ann.pushes("user:ann") == [1, 2])
 
 
-async def test_who_may_not_is_told_so(place: Place, language: Any) -> None:
+async def test_who_may_not_is_told_so(place: LocalNode, language: Any) -> None:
     stranger = place.connect(language)
     assert (await stranger.ask("pub", "free:a", 1))[2] == "NOT_AUTHENTICATED"
     assert (await stranger.ask("auth", "no token", {}))[2] == "INVALID_TOKEN"
@@ -66,7 +66,7 @@ async def test_who_may_not_is_told_so(place: Place, language: Any) -> None:
     assert (await ann.ask("pub", "nowhere:a", 1))[2] == "UNKNOWN_CHANNEL"
 
 
-async def test_who_gives_no_sign_of_life_is_closed(place: Place, language: Any) -> None:
+async def test_who_gives_no_sign_of_life_is_closed(place: LocalNode, language: Any) -> None:
     ann, bob = await place.client(language, "ann"), await place.client(language, "bob")
     for _ in range(48):
         place.time.advance(0.25)
@@ -78,7 +78,7 @@ async def test_who_gives_no_sign_of_life_is_closed(place: Place, language: Any) 
     assert (ann.closed, bob.closed) == (None, errors.NO_HEARTBEAT)
 
 
-async def test_a_message_that_cannot_be_read_is_refused_and_ten_end_it(place: Place, language: Any) -> None:
+async def test_a_message_that_cannot_be_read_is_refused_and_ten_end_it(place: LocalNode, language: Any) -> None:
     ann = await place.client(language, "ann")
     for n in range(10):
         assert ann.closed is None
@@ -89,10 +89,10 @@ async def test_a_message_that_cannot_be_read_is_refused_and_ten_end_it(place: Pl
 # -- many operations in one read --------------------------------------------------------------------------------------
 
 
-class Gate:
+class Probe:
     """Stands before the engine's `publish` for what a frame holds, and counts what is under way."""
 
-    def __init__(self, place: Place, before: Callable[[int], Deferred[None] | None] = lambda number: None) -> None:
+    def __init__(self, place: LocalNode, before: Callable[[int], Deferred[None] | None] = lambda number: None) -> None:
         self.asked = self.under_way = self.most = 0
         self._before = before
         self._publish = place.engine.broker.publish
@@ -132,25 +132,25 @@ def outcomes(client: Paper) -> list[tuple[Any, Any]]:
     return [(id, kind) for kind, id, _ in client.replies() if id is not None and id >= 1_000_000]
 
 
-async def both(place: Place, language: Any) -> tuple[Paper, Paper]:
+async def both(place: LocalNode, language: Any) -> tuple[Paper, Paper]:
     """Who publishes, and who listens."""
     ann, bob = await place.client(language, "ann"), await place.client(language, "bob")
     await bob.ask("sub", "free:a")
     return ann, bob
 
 
-async def test_they_are_carried_out_in_order_and_one_at_a_time(place: Place, language: Any, many: int) -> None:
+async def test_they_are_carried_out_in_order_and_one_at_a_time(place: LocalNode, language: Any, many: int) -> None:
     ann, bob = await both(place, language)
-    gate = Gate(place)
+    probe = Probe(place)
     ids = publish(ann, many)
     await place.until(lambda: len(outcomes(ann)) == many)
     assert outcomes(ann) == [(id, "ok") for id in ids]
     await place.until(lambda: len(bob.pushes("free:a")) == many)
     assert bob.pushes("free:a") == ids
-    assert gate.most == 1
+    assert probe.most == 1
 
 
-async def test_a_slow_engine_holds_the_queue_and_the_socket(place: Place, language: Any, many: int) -> None:
+async def test_a_slow_engine_holds_the_queue_and_the_socket(place: LocalNode, language: Any, many: int) -> None:
     ann, _ = await both(place, language)
     answers: list[Deferred[None]] = []
 
@@ -159,7 +159,7 @@ async def test_a_slow_engine_holds_the_queue_and_the_socket(place: Place, langua
         answers.append(answer)
         return answer
 
-    gate = Gate(place, slow)
+    probe = Probe(place, slow)
     ids = publish(ann, many)
     for number in range(1, 6):
         await place.until(lambda n=number: len(answers) == n)
@@ -168,10 +168,10 @@ async def test_a_slow_engine_holds_the_queue_and_the_socket(place: Place, langua
         assert waiting(ann) == many - number
         assert outcomes(ann) == [(id, "ok") for id in ids[: number - 1]]
         answers[number - 1].callback(None)
-    assert gate.most == 1
+    assert probe.most == 1
 
 
-async def test_an_engine_that_is_away_is_held_against_nobody(place: Place, language: Any, many: int) -> None:
+async def test_an_engine_that_is_away_is_held_against_nobody(place: LocalNode, language: Any, many: int) -> None:
     ann, bob = await both(place, language)
     left: list[int] = []
 
@@ -179,35 +179,35 @@ async def test_an_engine_that_is_away_is_held_against_nobody(place: Place, langu
         left.append(waiting(ann))
         return fail(Unavailable("the engine is away"))
 
-    gate = Gate(place, away)
+    probe = Probe(place, away)
     ids = publish(ann, many)
     await place.until(lambda: len(outcomes(ann)) == many)
     # Nothing waits but what is left of the frame.
     assert all(waits <= many - number for number, waits in enumerate(left, 1))
     assert outcomes(ann) == [(id, "no") for id in ids]
-    assert gate.asked == many
+    assert probe.asked == many
     assert ann.closed is None
     assert bob.pushes("free:a") == []
 
 
-async def test_after_ten_errors_nothing_more_of_the_frame_runs(place: Place, language: Any, many: int) -> None:
+async def test_after_ten_errors_nothing_more_of_the_frame_runs(place: LocalNode, language: Any, many: int) -> None:
     ann, bob = await both(place, language)
-    gate = Gate(place, lambda number: fail(Conflict("no")))
+    probe = Probe(place, lambda number: fail(Conflict("no")))
     ids = publish(ann, many)
     await place.until(lambda: ann.closed)
     assert ann.closed == errors.TOO_MANY_ERRORS
     assert outcomes(ann) == [(id, "no") for id in ids[:10]]
     await bob.ask("history", "kept:a")
-    assert gate.asked == 10
+    assert probe.asked == 10
 
 
 @pytest.mark.parametrize("problem", [Unavailable, ZeroDivisionError])
 async def test_one_that_fails_is_answered_in_its_place(
-    place: Place, language: Any, many: int, problem: type[Exception], flush_errors: LoggedErrors
+    place: LocalNode, language: Any, many: int, problem: type[Exception], flush_errors: LoggedErrors
 ) -> None:
     half = many // 2
     ann, bob = await both(place, language)
-    Gate(place, lambda number: fail(problem("away")) if number == half else None)
+    Probe(place, lambda number: fail(problem("away")) if number == half else None)
     ids = publish(ann, many)
     await place.until(lambda: len(outcomes(ann)) == many)
     assert outcomes(ann) == [(id, "no" if n == half - 1 else "ok") for n, id in enumerate(ids)]
@@ -217,7 +217,7 @@ async def test_one_that_fails_is_answered_in_its_place(
 
 
 @pytest.mark.parametrize("end", ["close", "vanish"])
-async def test_nothing_runs_after_the_close(place: Place, language: Any, many: int, end: str) -> None:
+async def test_nothing_runs_after_the_close(place: LocalNode, language: Any, many: int, end: str) -> None:
     half = many // 2
     ann, bob = await both(place, language)
 
@@ -225,30 +225,30 @@ async def test_nothing_runs_after_the_close(place: Place, language: Any, many: i
         if number == half:
             ann.connection.close(errors.DISCONNECTED) if end == "close" else ann.vanish()
 
-    gate = Gate(place, middle)
+    probe = Probe(place, middle)
     ids = publish(ann, many)
-    await place.until(lambda: gate.asked == half and not gate.under_way)
+    await place.until(lambda: probe.asked == half and not probe.under_way)
     ann.send(("pub", 1, "free:a", "late"))
     await bob.ask("pub", "free:a", "the end")
     await place.until(lambda: "the end" in bob.pushes("free:a"))
-    assert gate.asked == half + 1
+    assert probe.asked == half + 1
     assert outcomes(ann) == [(id, "ok") for id in ids[: half - 1]]
     assert [p for p in bob.pushes("free:a") if p in ids[half:] or p == "late"] == []
     assert ann.inbound._queue is None
 
 
-async def test_a_peer_that_does_not_read_is_answered_no_further(place: Place, language: Any, many: int) -> None:
+async def test_a_peer_that_does_not_read_is_answered_no_further(place: LocalNode, language: Any, many: int) -> None:
     ann, _ = await both(place, language)
     ann.socket.blocked = True
-    gate = Gate(place)
+    probe = Probe(place)
     ids = publish(ann, many)
     await place.until(lambda: outcomes(ann))
     assert not ann.reading
-    assert (gate.asked, waiting(ann)) == (1, many - 1)
+    assert (probe.asked, waiting(ann)) == (1, many - 1)
     for number in range(2, 5):
         ann.socket.producer.resumeProducing()
         await place.until(lambda n=number: len(outcomes(ann)) == n)
-        assert (gate.asked, waiting(ann)) == (number, many - number)
+        assert (probe.asked, waiting(ann)) == (number, many - number)
     ann.socket.blocked = False
     ann.socket.producer.resumeProducing()
     await place.until(lambda: len(outcomes(ann)) == many)
@@ -256,10 +256,10 @@ async def test_a_peer_that_does_not_read_is_answered_no_further(place: Place, la
     await place.until(lambda: ann.reading)
 
 
-async def test_reading_goes_on_while_little_waits(place: Place, language: Any) -> None:
+async def test_reading_goes_on_while_little_waits(place: LocalNode, language: Any) -> None:
     ann, _ = await both(place, language)
     answer: Deferred[None] = Deferred()
-    Gate(place, lambda number: answer if number == 1 else None)
+    Probe(place, lambda number: answer if number == 1 else None)
     publish(ann, MAX_WAITING)
     assert ann.reading
     publish(ann, 1)

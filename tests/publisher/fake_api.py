@@ -66,8 +66,8 @@ class FakeApi:
         #: whether it knows attempts and restarts
         self.version = 1.1
         #: set: every request waits for it
-        self.gate = threading.Event()
-        self.gate.set()
+        self.unblocked = threading.Event()
+        self.unblocked.set()
         #: its own also while it is away
         self.port = free_port()
         self._server: ThreadingHTTPServer | None = None
@@ -122,7 +122,7 @@ class FakeApi:
     def handle(self, http: BaseHTTPRequestHandler) -> None:
         received = http.rfile.read(int(http.headers.get("Content-Length") or 0))
         body = json.loads(received or b"{}")
-        self.gate.wait()
+        self.unblocked.wait()
         if self._server is None:
             http.close_connection = True
             return

@@ -284,11 +284,11 @@ def test_one_that_a_proxy_never_takes_does_not_hold_the_others(paper: Paper, sen
         fine = put(sender, "fine")
     assert fine.delivery.wait(30)
     assert put(sender, "later").delivery.wait(30)
-    assert not huge.delivery.settled
+    assert not huge.delivery.finished
     assert not sender.flush(0.2)
     paper.answer = lambda commands: [{} for _ in commands]
     assert sender.flush(30)
-    assert huge.delivery.settled
+    assert huge.delivery.finished
 
 
 def test_of_a_server_that_is_away_only_the_first_waits(paper: Paper, sender: Background) -> None:
@@ -313,7 +313,7 @@ def test_a_fault_in_a_listener_does_not_end_the_thread(
         entries = [put(sender, lane) for lane in "abc"]
         entries[0].delivery.then(broken)
     assert sender.flush(30)
-    assert all(entry.delivery.settled for entry in entries)
+    assert all(entry.delivery.finished for entry in entries)
     assert paper.sent() == ["task.status"] * 3
     assert "ZeroDivisionError" in caplog.text
 
@@ -333,7 +333,7 @@ def test_a_fault_after_sending_keeps_what_was_not_settled(
         put(sender, "a", reporter=Faulty())
         others = [put(sender, lane) for lane in "bc"]
     assert sender.flush(30)
-    assert all(entry.delivery.settled for entry in others)
+    assert all(entry.delivery.finished for entry in others)
 
 
 def test_who_waits_for_an_end_hurries_what_goes_before_it(

@@ -274,13 +274,13 @@ def test_a_bar_is_never_told_of_under_the_lock_of_tqdm(
     lock = threading.RLock()
     monkeypatch.setattr(tqdm, "_lock", lock)
     held: list[bool] = []
-    real = tqdm._tell
+    real = tqdm._report
 
-    def tell(self: Any) -> None:
+    def report(self: Any) -> None:
         held.append(lock._is_owned())  # type: ignore[attr-defined]
         real(self)
 
-    monkeypatch.setattr(tqdm, "_tell", tell)
+    monkeypatch.setattr(tqdm, "_report", report)
     with tqdm(total=3, **bar) as progress:
         progress.update()
         progress.set_description("x")

@@ -14,10 +14,10 @@ def test_it_is_told_once_to_all_who_wait() -> None:
     delivery.then(lambda d: received.append("early"))
     assert not delivery.wait(0)
     assert not delivery.wait(0.01)
-    threading.Thread(target=delivery.settle, args=({"n": 1},)).start()
+    threading.Thread(target=delivery.finish, args=({"n": 1},)).start()
     assert delivery.wait(30)
     delivery.then(lambda d: received.append("late"))
-    delivery.settle(None, ValueError())
+    delivery.finish(None, ValueError())
     assert (delivery.reply, delivery.error, received) == ({"n": 1}, None, ["early", "late"])
 
 
@@ -28,7 +28,7 @@ def test_event_loops_wait_too_and_may_end_before() -> None:
         return await delivery.arrival(0.01)
 
     async def until_then() -> bool:
-        threading.Timer(0.01, delivery.settle, (None,)).start()
+        threading.Timer(0.01, delivery.finish, (None,)).start()
         return await delivery.arrival(30)
 
     assert not asyncio.run(in_vain())

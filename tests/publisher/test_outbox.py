@@ -48,7 +48,7 @@ def test_progress_waits_its_interval_unless_something_follows() -> None:
     outbox = CommandQueue(1.0)
     report(outbox, percentage=1)
     (entry,) = outbox.take(0, 10)
-    outbox.settled(entry)
+    outbox.finished(entry)
     report(outbox, percentage=2)
     assert outbox.due_at() == 1.0
     assert outbox.take(0.9, 10) == []
@@ -87,7 +87,7 @@ def test_what_somebody_waits_for_goes_first() -> None:
     outbox.add(end)
     first, second = outbox.take(0, 2)
     assert [first.name, second.name] == ["c", "a"]
-    outbox.settled(first)
+    outbox.finished(first)
     outbox.returned(second)
     # What went before it has gone, and it is the next.
     assert outbox.take(0, 1) == [end]
@@ -145,7 +145,7 @@ def test_each_task_is_told_in_order_and_its_last_value_arrives(
             command = entry.stamped()
             if works:
                 told[entry.name].append((command.method, command.params["percentage"]))
-                outbox.settled(entry)
+                outbox.finished(entry)
             else:
                 outbox.returned(entry)
 

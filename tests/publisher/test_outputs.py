@@ -219,13 +219,13 @@ def test_what_waits_is_bounded_and_the_middle_is_left_out(
     options = PATIENT | {"end_timeout": 0.0, "max_pending_bytes": 1_000}
     words = [f"{n:99} " for n in range(100)]
     with Publisher(api.url, api_key=KEY, **options) as publisher:
-        api.gate.clear()
+        api.unblocked.clear()
         task = publisher.task(42)
         for word in words:
             task.write(word)
         for n in range(3):
             task.emit("i" * 2_000 + str(n), "rows")
-        api.gate.set()
+        api.unblocked.set()
         assert publisher.flush(30)
         task.write("on")
         task.complete()
@@ -244,7 +244,7 @@ def test_who_writes_more_than_may_wait_waits_for_room(api: FakeApi, monkeypatch:
     words = [f"{n:99} " for n in range(50)]
     most: list[int] = []
     with Publisher(api.url, api_key=KEY, **(PATIENT | {"max_pending_bytes": 1_000})) as publisher:
-        api.gate.clear()
+        api.unblocked.clear()
         task = publisher.task(42)
 
         def write() -> None:
@@ -254,7 +254,7 @@ def test_who_writes_more_than_may_wait_waits_for_room(api: FakeApi, monkeypatch:
 
         writer = threading.Thread(target=write)
         writer.start()
-        api.gate.set()
+        api.unblocked.set()
         writer.join()
         task.complete()
     assert text_of(api, task.task_id) == "".join(words)
@@ -301,7 +301,7 @@ def test_the_first_goes_at_once_and_what_follows_after_an_interval() -> None:
     assert first.command.params["text"] == "ab"
     assert not first.take_up("c", 1)
     second = write("c")
-    queue.settled(first)
+    queue.finished(first)
     assert queue.take(10.03, 5) == []
     assert queue.due_at() == pytest.approx(10.04)
     assert queue.take(10.04, 5) == [second]

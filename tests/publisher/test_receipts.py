@@ -17,14 +17,14 @@ from tests.publisher.fake_api import KEY, PATIENT, FakeApi
 
 
 def test_a_receipt_can_be_waited_for(api: FakeApi, publisher: Publisher) -> None:
-    api.gate.clear()
+    api.unblocked.clear()
     receipt: Any = publisher.publish("news", 1, background=True)
     notified: Any = publisher.notify([1, 2], title="t", background=True)
     assert not receipt.done
     assert repr(receipt) == f"PendingReceipt(message_id={receipt.message_id!r}, done=False)"
     with pytest.raises(PublishUnavailable, match="no answer within"):
         receipt.wait(0.01)
-    api.gate.set()
+    api.unblocked.set()
     assert receipt.wait(30) == Receipt(receipt.message_id, 1, "e")
     assert [one.wait(30).user_id for one in notified] == ["1", "2"]
     assert receipt.done

@@ -86,34 +86,34 @@ def test_an_end_has_its_answer_when_the_call_returns(api: FakeApi, publisher: Pu
 
 def test_without_an_end_timeout_nothing_is_waited_for(api: FakeApi) -> None:
     with Publisher(api.url, api_key=KEY, end_timeout=0, timeout=30) as publisher:
-        api.gate.clear()
+        api.unblocked.clear()
         task = publisher.task(42)
         assert not task.complete()
         assert not task.answered
-        api.gate.set()
+        api.unblocked.set()
         publisher.flush(30)
         assert task.answered
 
 
 def test_an_end_waits_for_a_server_that_hangs_no_longer_than_it_may(api: FakeApi) -> None:
     with Publisher(api.url, api_key=KEY, end_timeout=0.2, timeout=30) as publisher:
-        api.gate.clear()
+        api.unblocked.clear()
         tasks = [publisher.task(42) for _ in range(5)]
         assert not tasks[0].complete()
         # The first has waited; nobody else does.
         assert publisher._background.patience == 0
         assert [task.complete() for task in tasks[1:]] == [False] * 4
-        api.gate.set()
+        api.unblocked.set()
         publisher.flush(30)
     assert [state["status"] for state in api.tasks.values()] == ["completed"] * 5
 
 
 def test_in_an_event_loop_nothing_is_held_up(api: FakeApi, publisher: Publisher) -> None:
     async def main() -> None:
-        api.gate.clear()
+        api.unblocked.clear()
         task = publisher.task(42)
         assert not task.complete()
-        api.gate.set()
+        api.unblocked.set()
         async with publisher.task(42) as waited_for:
             pass
         assert waited_for.answered
@@ -379,11 +379,11 @@ def test_progress_never_waits_for_the_server(api: FakeApi, publisher: Publisher)
     with publisher.task(42) as task:
         publisher.flush(30)
         sent = api.requests
-        api.gate.clear()
+        api.unblocked.clear()
         for n in range(20_000):
             task.progress(n, of=20_000)
         assert api.requests == sent
-        api.gate.set()
+        api.unblocked.set()
     assert api.only_task()["currentStep"] == 19_999
 
 

@@ -11,7 +11,7 @@ import pytest
 from pushserver.engine.redis.settings import address_of
 from pushserver.publisher import AsyncPublisher, Publisher
 from pushserver.publisher.over_http import proxy_for
-from pushserver.publisher.transport import Trust, redis_place
+from pushserver.publisher.transport import Trust, redis_address
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Trust:
     ],
 )
 def test_a_redis_is_spelt_as_the_server_spells_it(url: str) -> None:
-    ours, theirs = redis_place(url, Trust()), address_of(url)
+    ours, theirs = redis_address(url, Trust()), address_of(url)
     assert (ours.host, ours.port, ours.path, ours.database) == (
         theirs.host,
         theirs.port,
@@ -50,10 +50,10 @@ def test_a_redis_is_spelt_as_the_server_spells_it(url: str) -> None:
 
 
 def test_certificates_of_a_client_and_the_names_of_redis_py() -> None:
-    place = redis_place("rediss://r?ca=a&cert=b&key=c", Trust())
+    place = redis_address("rediss://r?ca=a&cert=b&key=c", Trust())
     assert place.tls == Trust("a", "b", "c")
-    assert redis_place("rediss://r?ssl_ca_certs=a&ssl_certfile=b&ssl_keyfile=c", Trust()).tls == place.tls
-    assert redis_place("rediss://r", Trust("a", "b", "c")).tls == place.tls
+    assert redis_address("rediss://r?ssl_ca_certs=a&ssl_certfile=b&ssl_keyfile=c", Trust()).tls == place.tls
+    assert redis_address("rediss://r", Trust("a", "b", "c")).tls == place.tls
 
 
 @pytest.mark.parametrize(

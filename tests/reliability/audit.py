@@ -43,27 +43,27 @@ class Books:
     #: by user: message ids in the order in which their publisher had the answers
     answered: dict[str, list[str]] = field(default_factory=dict)
     #: by user: message ids in the order of their first arrival
-    arrived: dict[str, list[str]] = field(default_factory=dict)
+    received: dict[str, list[str]] = field(default_factory=dict)
     #: messages that came again, and were dropped by their id
     repeated: int = 0
     history_answered: dict[str, int] = field(default_factory=dict)
     #: by subscriber: message ids in order of arrival, since the last announced loss
     history_arrived: dict[str, list[str]] = field(default_factory=dict)
-    announced: int = 0
+    announcements: int = 0
     finished: set[str] = field(default_factory=set)
     seen_finished: set[str] = field(default_factory=set)
     faults: list[str] = field(default_factory=list)
 
     def table(self) -> dict[str, int]:
         answered = sum(map(len, self.answered.values()))
-        missing = sum(len(set(ids) - set(self.arrived.get(user, []))) for user, ids in self.answered.items())
+        missing = sum(len(set(ids) - set(self.received.get(user, []))) for user, ids in self.answered.items())
         return {
             "notifications answered": answered,
-            "notifications delivered": sum(map(len, self.arrived.values())),
+            "notifications delivered": sum(map(len, self.received.values())),
             "repeats dropped": self.repeated,
             "notifications missing": missing,
             "history answered": len(self.history_answered),
-            "history losses announced": self.announced,
+            "history losses announced": self.announcements,
             "tasks finished": len(self.finished),
             "tasks not seen as finished": len(self.finished - self.seen_finished),
             "faults": len(self.faults),
@@ -183,7 +183,7 @@ class Client:
             if kind == "subscription_success":
                 self._subscribed(message["data"]["results"][HISTORY_CHANNEL], "since" in wanted)
             elif kind in ("inbox_overflow", "resync"):
-                self._books.announced += 1
+                self._books.announcements += 1
             elif kind == "error":
                 self._books.faults.append(f"{self._user} was told {message['data']}")
             elif message.get("channel") == HISTORY_CHANNEL:
@@ -197,7 +197,7 @@ class Client:
 
     def _subscribed(self, result: dict[str, Any], asked: bool) -> None:
         if asked and not result["recovered"]:
-            self._books.announced += 1
+            self._books.announcements += 1
             self._books.history_arrived[self._user] = []
             self._books.faults.append(f"{self._user} could not recover {HISTORY_CHANNEL}")
         if not asked:
@@ -223,16 +223,16 @@ class Client:
         if message["type"] == "task_completed":
             self._books.seen_finished.add(message["data"]["taskId"])
         else:
-            self._books.arrived.setdefault(self._user, []).append(message_id)
+            self._books.received.setdefault(self._user, []).append(message_id)
 
 
 def check(books: Books, first: dict[str, int]) -> None:
     """Holds the books against the promises. ``first``: by subscriber, the offset from which it has followed."""
     assert not books.faults, books.faults[:5]
     for user, ids in books.answered.items():
-        arrived = books.arrived.get(user, [])
+        received = books.received.get(user, [])
         known = set(ids)
-        assert [i for i in arrived if i in known] == ids, f"{user}: not what was answered, in order"
+        assert [i for i in received if i in known] == ids, f"{user}: not what was answered, in order"
     for user, ids in books.history_arrived.items():
         assert len(ids) == len(set(ids)), f"{user} has a message of the history twice"
         followed = first.get(user, 0)

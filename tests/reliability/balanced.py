@@ -24,7 +24,7 @@ from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from tests.cluster.conftest import SECRET, Place
+from tests.cluster.conftest import SECRET, Deployment
 from tests.etc.balancers import NODES, Haproxy, Nginx, TwoNodes
 from tests.harness import ROOT, wait_until
 from tests.loopback import source
@@ -49,7 +49,7 @@ class Stream:
         answer = self._connection.getresponse()
         assert answer.status == 200, answer.read()
         self._lines: Iterator[bytes] = iter(answer)
-        self.arrived: list[float] = []
+        self.received: list[float] = []
         self.ended = False
         assert b"subscription_success" in next(line for line in self._lines if line.startswith(b"data: "))
         sock = self._connection.sock or answer.fp.raw._sock
@@ -61,7 +61,7 @@ class Stream:
         with suppress(OSError, http.client.HTTPException, ValueError):
             for line in self._lines:
                 if line.startswith(b"data: ") and b'"offset"' in line:
-                    self.arrived.append(time.monotonic())
+                    self.received.append(time.monotonic())
         self.ended = True
 
 
@@ -98,7 +98,7 @@ def crowded_address(pair: TwoNodes, stack: ExitStack) -> int:
 
 def play(kind: type[TwoNodes], place: Path, clients: int, idle: float, chance: random.Random) -> dict[str, str]:
     """Play it once; return the figures. Raises AssertionError where something does not hold."""
-    site = Place(place)
+    site = Deployment(place)
     with ExitStack() as stack:
         stack.callback(site.end)
         pair = kind(site, place, NAMESPACE)
@@ -116,8 +116,8 @@ def play(kind: type[TwoNodes], place: Path, clients: int, idle: float, chance: r
         for room in [0, *chance.sample(range(1, rooms), rooms - 1)]:
             pair.api("POST", "/api/publish", {"channel": f"room:{room}", "data": "after the silence"})
         # Nothing follows: it would not come where a buffer has to be full.
-        wait_until(lambda: stream.arrived, PATIENCE, "the stream has it")
-        delay = stream.arrived[0] - sent
+        wait_until(lambda: stream.received, PATIENCE, "the stream has it")
+        delay = stream.received[0] - sent
         wait_until(lambda: crowd.received == clients, PATIENCE, "all clients have it")
         figures = {
             "clients, from addresses": f"{clients}, {len(set(here.values()))}",

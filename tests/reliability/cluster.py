@@ -77,7 +77,7 @@ class Books:
     #: by user: message id -> the era of Redis' data in which it was answered
     answered: dict[str, dict[str, int]] = field(default_factory=dict)
     #: by device, which is called as its user, or its user/and something
-    arrived: dict[str, set[str]] = field(default_factory=dict)
+    received: dict[str, set[str]] = field(default_factory=dict)
     repeated: int = 0
     #: by task that was ended: the era in which it was begun
     ended: dict[str, int] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class Books:
     #: counted up when Redis comes back without its data, or with older data
     era: int = 0
     gaps: list[str] = field(default_factory=list)
-    announced: int = 0
+    announcements: int = 0
     #: answers that follow a position which the client had left behind when they came
     overtaken: int = 0
     history_delivered: int = 0
@@ -105,9 +105,9 @@ class Books:
     def lost(self) -> tuple[int, int]:
         """How many answered inbox messages are missing on a device, and how many went with Redis' data."""
         missing = excused = 0
-        for device, arrived in self.arrived.items():
+        for device, received in self.received.items():
             for message_id, era in self.answered.get(device.partition("/")[0], {}).items():
-                if message_id not in arrived:
+                if message_id not in received:
                     if era == self.era:
                         missing += 1
                     else:
@@ -142,13 +142,13 @@ class Books:
         return {
             "faults": dict(sorted(self.done.items())),
             "inbox messages answered": sum(map(len, self.answered.values())),
-            "devices": len(self.arrived),
-            "inbox messages delivered": sum(map(len, self.arrived.values())),
+            "devices": len(self.received),
+            "inbox messages delivered": sum(map(len, self.received.values())),
             "repeats dropped by their id": self.repeated,
             "missing": missing,
             "lost with Redis' data": excused,
             "history messages delivered": self.history_delivered,
-            "losses announced": self.announced,
+            "losses announced": self.announcements,
             "answers that were overtaken": self.overtaken,
             "unannounced gaps": len(self.gaps),
             "tasks ended": len(self.ended),
@@ -238,18 +238,18 @@ class Client:
         device: the user, or the user/and something.
     """
 
-    def __init__(self, cluster: Cluster, books: Books, device: str, lot: random.Random, acks: bool = True) -> None:
+    def __init__(self, cluster: Cluster, books: Books, device: str, chance: random.Random, acks: bool = True) -> None:
         self._cluster = cluster
         self._books = books
         self._user = device.partition("/")[0]
         self._address = source(device)
-        self._lot = lot
+        self._chance = chance
         self._acks = acks
         self._token = cluster.nodes[0].token(self._user, exp=int(time.time()) + 7 * 86400)
         self._positions: dict[str, dict[str, Any]] = {}
         #: by id of a request to subscribe that is not answered yet: the position that it gave
         self._asked: dict[int, dict[str, Any] | None] = {}
-        self._seen = books.arrived.setdefault(device, set())
+        self._seen = books.received.setdefault(device, set())
         #: by task: the newest version that came, and the era in which it did
         self._versions: dict[str, tuple[int, int]] = {}
         #: of the node that it is connected to, or was last
@@ -258,7 +258,7 @@ class Client:
 
     async def run(self) -> None:
         while True:
-            number = self._lot.randrange(len(self._cluster.nodes))
+            number = self._chance.randrange(len(self._cluster.nodes))
             node, self._program = self._cluster.nodes[number], self._cluster.programs[number]
             try:
                 await self._visit(node)
@@ -266,7 +266,7 @@ class Client:
                 pass
             self.connected = False
             self._books.returns += 1
-            await asyncio.sleep(0.1 + self._lot.random() * 0.9)
+            await asyncio.sleep(0.1 + self._chance.random() * 0.9)
 
     async def _visit(self, node: Server) -> None:
         """Be connected to this node, as long as that lasts."""
@@ -296,7 +296,7 @@ class Client:
                 else:
                     self.connected = True
             elif kind == "resync":
-                self._books.announced += 1
+                self._books.announcements += 1
                 if message["data"]["channel"] == HISTORY_CHANNEL:
                     self._positions.pop(HISTORY_CHANNEL, None)
                     await self._subscribe(socket)
@@ -321,7 +321,7 @@ class Client:
             self._books.overtaken += self._positions.get(HISTORY_CHANNEL) != since
             self._positions[HISTORY_CHANNEL] = since
         else:
-            self._books.announced += since is not None
+            self._books.announcements += since is not None
             self._positions.pop(HISTORY_CHANNEL, None)
         for message in result["messages"]:
             self._history(message)
@@ -343,7 +343,7 @@ class Client:
         if kind in TASK_EVENTS:
             self._task(kind, message["data"])
         if kind == "inbox_overflow":
-            self._books.announced += 1
+            self._books.announcements += 1
         elif channel == HISTORY_CHANNEL:
             self._history(message)
         elif channel == LIVE_CHANNEL:
@@ -392,11 +392,11 @@ def _post(node: Server, path: str, body: Any) -> int:
 
 
 async def until_answered(
-    cluster: Cluster, books: Books, lot: random.Random, path: str, body: Any, expected: Collection[int] = (200,)
+    cluster: Cluster, books: Books, chance: random.Random, path: str, body: Any, expected: Collection[int] = (200,)
 ) -> int:
     """Repeat a call, on any node, until it is answered; return the status. One that is not expected is a fault."""
     while True:
-        node = lot.choice(cluster.nodes)
+        node = chance.choice(cluster.nodes)
         try:
             status = await asyncio.to_thread(_post, node, path, body)
         except (OSError, http.client.HTTPException):
@@ -410,27 +410,27 @@ async def until_answered(
         await asyncio.sleep(0.1)
 
 
-async def notify(cluster: Cluster, books: Books, users: list[str], lot: random.Random, stop: asyncio.Event) -> None:
+async def notify(cluster: Cluster, books: Books, users: list[str], chance: random.Random, stop: asyncio.Event) -> None:
     while not stop.is_set():
-        user, message_id = lot.choice(users), f"n{next(_numbers)}"
+        user, message_id = chance.choice(users), f"n{next(_numbers)}"
         era = books.era
         body = {"userId": user, "data": {}, "messageId": message_id}
-        await until_answered(cluster, books, lot, "notify", body)
+        await until_answered(cluster, books, chance, "notify", body)
         books.answered.setdefault(user, {})[message_id] = era
         await asyncio.sleep(0.01)
 
 
-async def publish(cluster: Cluster, books: Books, lot: random.Random, stop: asyncio.Event) -> None:
+async def publish(cluster: Cluster, books: Books, chance: random.Random, stop: asyncio.Event) -> None:
     while not stop.is_set():
         body = {"channel": HISTORY_CHANNEL, "data": {}, "messageId": f"h{next(_numbers)}"}
-        await until_answered(cluster, books, lot, "publish", body)
+        await until_answered(cluster, books, chance, "publish", body)
         await asyncio.sleep(0.03)
 
 
-async def ingest(cluster: Cluster, books: Books, users: list[str], lot: random.Random, stop: asyncio.Event) -> None:
+async def ingest(cluster: Cluster, books: Books, users: list[str], chance: random.Random, stop: asyncio.Event) -> None:
     """Publishes through Redis alone: entries of the stream, and live messages."""
     while not stop.is_set():
-        user, message_id = lot.choice(users), f"i{next(_numbers)}"
+        user, message_id = chance.choice(users), f"i{next(_numbers)}"
         command = {"method": "notify", "params": {"userId": user, "data": {}, "messageId": message_id}}
         era = books.era
         try:
@@ -446,16 +446,18 @@ async def ingest(cluster: Cluster, books: Books, users: list[str], lot: random.R
         await asyncio.sleep(0.05)
 
 
-async def run_tasks(cluster: Cluster, books: Books, users: list[str], lot: random.Random, stop: asyncio.Event) -> None:
+async def run_tasks(
+    cluster: Cluster, books: Books, users: list[str], chance: random.Random, stop: asyncio.Event
+) -> None:
     while not stop.is_set():
         task_id, era = f"t{next(_numbers)}", books.era
         # 409: the answer to an earlier try was lost. 404: it went with Redis' data, or it was lost; the era tells.
-        begin = {"taskId": task_id, "userId": lot.choice(users)}
-        await until_answered(cluster, books, lot, "tasks", begin, (201, 409))
+        begin = {"taskId": task_id, "userId": chance.choice(users)}
+        await until_answered(cluster, books, chance, "tasks", begin, (201, 409))
         for percentage in (30, 60, 90):
             body = {"percentage": percentage}
-            await until_answered(cluster, books, lot, f"tasks/{task_id}/progress", body, (200, 404))
-        if await until_answered(cluster, books, lot, f"tasks/{task_id}/complete", {}, (200, 404, 409)) == 404:
+            await until_answered(cluster, books, chance, f"tasks/{task_id}/progress", body, (200, 404))
+        if await until_answered(cluster, books, chance, f"tasks/{task_id}/complete", {}, (200, 404, 409)) == 404:
             books.unknown[task_id] = era
         else:
             books.ended[task_id] = era
@@ -485,44 +487,44 @@ def _settled(cluster: Cluster, wanted: dict[str, int]) -> str:
 Fault = Callable[[Cluster, Books, random.Random], Awaitable[None]]
 
 
-async def kill_a_node(cluster: Cluster, books: Books, lot: random.Random) -> None:
-    await asyncio.to_thread(cluster.restart, lot.randrange(len(cluster.nodes)))
+async def kill_a_node(cluster: Cluster, books: Books, chance: random.Random) -> None:
+    await asyncio.to_thread(cluster.restart, chance.randrange(len(cluster.nodes)))
 
 
-async def restart_redis_with_data(cluster: Cluster, books: Books, lot: random.Random) -> None:
+async def restart_redis_with_data(cluster: Cluster, books: Books, chance: random.Random) -> None:
     cluster.redis.kill()
-    await asyncio.sleep(lot.uniform(0.1, 1.0))
+    await asyncio.sleep(chance.uniform(0.1, 1.0))
     await asyncio.to_thread(cluster.redis.start)
 
 
-async def restart_redis_empty(cluster: Cluster, books: Books, lot: random.Random) -> None:
+async def restart_redis_empty(cluster: Cluster, books: Books, chance: random.Random) -> None:
     cluster.redis.kill()
     for path in cluster.redis.directory.rglob("*"):
         if path.suffix in (".aof", ".rdb", ".manifest"):
             path.unlink()
     # What was answered by the Redis that is gone went with it.
     books.era += 1
-    await asyncio.sleep(lot.uniform(0.1, 0.5))
+    await asyncio.sleep(chance.uniform(0.1, 0.5))
     await asyncio.to_thread(cluster.redis.start)
 
 
-async def pause_redis(cluster: Cluster, books: Books, lot: random.Random) -> None:
+async def pause_redis(cluster: Cluster, books: Books, chance: random.Random) -> None:
     cluster.redis.pause()
-    await asyncio.sleep(lot.uniform(1.0, 4.0))
+    await asyncio.sleep(chance.uniform(1.0, 4.0))
     cluster.redis.resume()
 
 
-async def cut_the_subscribers(cluster: Cluster, books: Books, lot: random.Random) -> None:
+async def cut_the_subscribers(cluster: Cluster, books: Books, chance: random.Random) -> None:
     await asyncio.to_thread(cluster.redis.command, "CLIENT", "KILL", "TYPE", "pubsub")
 
 
-async def cut_everybody(cluster: Cluster, books: Books, lot: random.Random) -> None:
+async def cut_everybody(cluster: Cluster, books: Books, chance: random.Random) -> None:
     await asyncio.to_thread(cluster.redis.command, "CLIENT", "KILL", "TYPE", "normal")
 
 
-async def fill_its_memory(cluster: Cluster, books: Books, lot: random.Random) -> None:
+async def fill_its_memory(cluster: Cluster, books: Books, chance: random.Random) -> None:
     await asyncio.to_thread(cluster.redis.command, "CONFIG", "SET", "maxmemory", "1mb")
-    await asyncio.sleep(lot.uniform(0.5, 1.5))
+    await asyncio.sleep(chance.uniform(0.5, 1.5))
     await asyncio.to_thread(cluster.redis.command, "CONFIG", "SET", "maxmemory", "0")
 
 
@@ -540,11 +542,11 @@ FAULTS: dict[str, Fault] = {
 Steps = Iterator[tuple[str, Fault]]
 
 
-def faults_in_turn(lot: random.Random) -> Steps:
+def faults_in_turn(chance: random.Random) -> Steps:
     """Every fault in random order, and again."""
     while True:
         order = list(FAULTS.items())
-        lot.shuffle(order)
+        chance.shuffle(order)
         yield from order
 
 
@@ -577,7 +579,7 @@ async def run(
     Args:
         second_devices: so many users have another device, of these kinds in turns.
     """
-    lot = random.Random(seed)
+    chance = random.Random(seed)
     cluster = await asyncio.to_thread(kind, place, programs)
     books, stop = Books(), asyncio.Event()
     users = [f"u{n}" for n in range(clients)]
@@ -604,12 +606,12 @@ async def run(
             await asyncio.gather(*(each.wait() for each in begun))
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        for name, step in steps(lot):
+        for name, step in steps(chance):
             if loop.time() >= end and sum(books.done.values()) >= least:
                 break
-            await step(cluster, books, lot)
+            await step(cluster, books, chance)
             books.done[name] = books.done.get(name, 0) + 1
-            await asyncio.sleep(lot.uniform(1.0, 3.0))
+            await asyncio.sleep(chance.uniform(1.0, 3.0))
         stop.set()
         async with asyncio.timeout(120):
             await asyncio.gather(*publishers)

@@ -52,7 +52,7 @@ class Crowd:
         self._tls = tls
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
-        self._gate = asyncio.Semaphore(AT_ONCE)
+        self._slots = asyncio.Semaphore(AT_ONCE)
         self._tasks: list[asyncio.Task[None]] = []
         #: by client: how often it was sent elsewhere
         self.moves: Counter[int] = Counter()
@@ -92,7 +92,7 @@ class Crowd:
         while True:
             pause = AGAIN
             try:
-                async with self._gate:
+                async with self._slots:
                     socket = await self._connect(number)
                 async with socket:
                     pause = await self._follow(number, socket, position)

@@ -25,8 +25,8 @@ START, SETTLING = 60.0, 120.0
 class StreamClient(Client):
     """A device that reads server-sent events, acknowledges nothing, and comes back with the last event's id alone."""
 
-    def __init__(self, cluster: Cluster, books: Books, device: str, lot: random.Random) -> None:
-        super().__init__(cluster, books, device, lot, acks=False)
+    def __init__(self, cluster: Cluster, books: Books, device: str, chance: random.Random) -> None:
+        super().__init__(cluster, books, device, chance, acks=False)
         self._last_id = ""
         #: where it stood when that came
         self._stood: dict[str, Any] | None = None
@@ -65,7 +65,7 @@ class StreamClient(Client):
             if not self._begun:
                 self._begin(message["data"])
             elif message["type"] == "resync" and message["data"]["channel"] == HISTORY_CHANNEL:
-                self._books.announced += 1
+                self._books.announcements += 1
                 self._positions.pop(HISTORY_CHANNEL, None)
             else:
                 self._take(message)
@@ -94,13 +94,13 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
 
 
 async def accompany(
-    name: str, cluster: Cluster, books: Books, lot: random.Random, begun: asyncio.Event, stop: asyncio.Event
+    name: str, cluster: Cluster, books: Books, chance: random.Random, begun: asyncio.Event, stop: asyncio.Event
 ) -> None:
     """Have one of the project's clients along: its user is sent a notice, a message of a history and the end of a task
     in turns, and in the end it must have shown all of them; of the history, or have been told that some are missing."""
     program = await asyncio.to_thread(PROGRAMS[name])
     try:
-        await _follow(name, program, cluster, books, lot, begun, stop)
+        await _follow(name, program, cluster, books, chance, begun, stop)
     finally:
         program.end()
 
@@ -110,7 +110,7 @@ async def _follow(
     program: Program,
     cluster: Cluster,
     books: Books,
-    lot: random.Random,
+    chance: random.Random,
     begun: asyncio.Event,
     stop: asyncio.Event,
 ) -> None:
@@ -124,7 +124,7 @@ async def _follow(
     for number in itertools.count(1):
         if stop.is_set():
             break
-        await _send(name, number, due, cluster, books, lot)
+        await _send(name, number, due, cluster, books, chance)
         begun.set()
         await asyncio.sleep(0.2)
     loop = asyncio.get_running_loop()
@@ -146,7 +146,7 @@ async def _follow(
 
 
 async def _send(
-    name: str, number: int, due: dict[tuple[str, int], int], cluster: Cluster, books: Books, lot: random.Random
+    name: str, number: int, due: dict[tuple[str, int], int], cluster: Cluster, books: Books, chance: random.Random
 ) -> None:
     """Send one of each kind, and note what was answered, in which era of the data it was asked for."""
     era, mark = books.era, f"{name}-{number}"
@@ -155,10 +155,10 @@ async def _send(
         ("notice", "notify", {"userId": name, "data": data, "messageId": f"notice-{mark}"}),
         ("news", "publish", {"channel": f"news:{name}", "data": data, "messageId": f"news-{mark}"}),
     ):
-        await until_answered(cluster, books, lot, path, body)
+        await until_answered(cluster, books, chance, path, body)
         due[kind, number] = era
     # 409: the answer to an earlier try was lost. 404: it went with Redis' data.
-    await until_answered(cluster, books, lot, "tasks", {"taskId": mark, "userId": name}, (201, 409))
-    ended = await until_answered(cluster, books, lot, f"tasks/{mark}/complete", {"result": data}, (200, 404, 409))
+    await until_answered(cluster, books, chance, "tasks", {"taskId": mark, "userId": name}, (201, 409))
+    ended = await until_answered(cluster, books, chance, f"tasks/{mark}/complete", {"result": data}, (200, 404, 409))
     if ended != 404:
         due["end", number] = era

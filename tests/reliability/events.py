@@ -258,7 +258,7 @@ class Faults:
         self._receiver.release()
 
 
-def run(place: Path, events: int, seed: int, say: Callable[[str], None] = lambda text: None) -> Outcome:
+def run(place: Path, events: int, seed: int, show: Callable[[str], None] = lambda text: None) -> Outcome:
     """Play it once."""
     began = time.monotonic()
     chance = random.Random(seed)
@@ -270,17 +270,17 @@ def run(place: Path, events: int, seed: int, say: Callable[[str], None] = lambda
         faults = Faults(pair, receiver, chance)
         try:
             asyncio.run(publish(pair, events, random.Random(seed + 1)))
-            say(f"{events} messages are published")
+            show(f"{events} messages are published")
         finally:
             faults.end()
-        say(f"the last fault is over: {faults.done}")
+        show(f"the last fault is over: {faults.done}")
         outcome = Outcome(events, faults.done)
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             seen = judge(receiver.lines(), events, Outcome(events, faults.done))
             if not seen.lost:
                 break
-            say(f"{len(seen.lost)} are to come")
+            show(f"{len(seen.lost)} are to come")
             time.sleep(5)
         outcome = judge(receiver.lines(), events, outcome)
         outcome.dead = len(pair.servers[0].api("GET", "/api/events/dead").body["events"])
@@ -316,21 +316,21 @@ def main(words: list[str]) -> int:
     options = parser.parse_args(words)
     place = Path(tempfile.mkdtemp(prefix="push-events-"))
 
-    def say(text: str) -> None:
+    def show(text: str) -> None:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
-    say(f"seed {options.seed}")
-    outcome = run(place, options.events, options.seed, say)
+    show(f"seed {options.seed}")
+    outcome = run(place, options.events, options.seed, show)
     header = [f"{datetime.date.today().isoformat()}, seed {options.seed}, {outcome.seconds:.0f} s", "events"]
     for name, value in rows(outcome):
-        say(f"{name:56} {value}")
+        show(f"{name:56} {value}")
     for problem in (outcome.lost + outcome.disorder + outcome.receiver)[:20]:
-        say(problem)
+        show(problem)
     if options.write:
         replace_table(PAGE, TITLE, header, rows(outcome))
     if not outcome.holds:
-        say(f"the logs are in {place}")
+        show(f"the logs are in {place}")
         return 1
     shutil.rmtree(place)
     return 0

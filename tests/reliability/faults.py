@@ -44,13 +44,13 @@ PATIENCE = 60.0
 # -- Redis ------------------------------------------------------------------------------------------------------------
 
 
-async def an_older_copy(nodes: Cluster, books: Books, lot: random.Random) -> None:
+async def an_older_copy(nodes: Cluster, books: Books, chance: random.Random) -> None:
     """Redis is killed, and comes back with a copy that was made a while before."""
     kept = nodes.redis.directory / "appendonlydir"
     copy = nodes.place / "copy"
     shutil.rmtree(copy, ignore_errors=True)
     await asyncio.to_thread(shutil.copytree, kept, copy)
-    await asyncio.sleep(lot.uniform(0.5, 2.0))
+    await asyncio.sleep(chance.uniform(0.5, 2.0))
     nodes.redis.kill()
     shutil.rmtree(kept)
     await asyncio.to_thread(shutil.copytree, copy, kept)
@@ -58,10 +58,10 @@ async def an_older_copy(nodes: Cluster, books: Books, lot: random.Random) -> Non
     await asyncio.to_thread(nodes.redis.start)
 
 
-async def reload_without_saving(nodes: Cluster, books: Books, lot: random.Random) -> None:
+async def reload_without_saving(nodes: Cluster, books: Books, chance: random.Random) -> None:
     """The data goes back inside the same process."""
     await asyncio.to_thread(nodes.redis.command, "SAVE")
-    await asyncio.sleep(lot.uniform(0.5, 2.0))
+    await asyncio.sleep(chance.uniform(0.5, 2.0))
     books.era += 1
     said = await asyncio.to_thread(nodes.redis.command, "DEBUG", "RELOAD", "NOSAVE")
     books.era += 1
@@ -71,14 +71,14 @@ async def reload_without_saving(nodes: Cluster, books: Books, lot: random.Random
     await asyncio.to_thread(nodes.redis.command, "BGREWRITEAOF")
 
 
-async def stop_a_node(nodes: Cluster, books: Books, lot: random.Random) -> None:
-    node = lot.choice(nodes.nodes)
+async def stop_a_node(nodes: Cluster, books: Books, chance: random.Random) -> None:
+    node = chance.choice(nodes.nodes)
     node.signal(signal.SIGSTOP)
     await asyncio.sleep(BEYOND)
     node.signal(signal.SIGCONT)
 
 
-async def stop_redis(nodes: Cluster, books: Books, lot: random.Random) -> None:
+async def stop_redis(nodes: Cluster, books: Books, chance: random.Random) -> None:
     nodes.redis.pause()
     await asyncio.sleep(BEYOND)
     nodes.redis.resume()
@@ -97,18 +97,18 @@ def workers_of(supervisor: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()]
 
 
-async def kill_a_worker(nodes: Cluster, books: Books, lot: random.Random) -> None:
-    workers = workers_of(lot.choice(nodes.nodes).pid)
+async def kill_a_worker(nodes: Cluster, books: Books, chance: random.Random) -> None:
+    workers = workers_of(chance.choice(nodes.nodes).pid)
     if not workers:
         books.faults.append("a supervisor has no workers")
         return
-    os.kill(lot.choice(workers), signal.SIGKILL)
+    os.kill(chance.choice(workers), signal.SIGKILL)
 
 
-async def stop_a_worker(nodes: Cluster, books: Books, lot: random.Random) -> None:
+async def stop_a_worker(nodes: Cluster, books: Books, chance: random.Random) -> None:
     """A worker stands still until its supervisor has replaced it."""
-    node = lot.choice(nodes.nodes)
-    worker = lot.choice(workers_of(node.pid))
+    node = chance.choice(nodes.nodes)
+    worker = chance.choice(workers_of(node.pid))
     os.kill(worker, signal.SIGSTOP)
 
     def replaced() -> bool:
@@ -129,7 +129,7 @@ class Evicting(Cluster):
         return {"PUSHSERVER_REDIS__ALLOW_EVICTION": "true"}
 
 
-async def evict(nodes: Cluster, books: Books, lot: random.Random) -> None:
+async def evict(nodes: Cluster, books: Books, chance: random.Random) -> None:
     """Redis has a part of the memory that it uses, for a moment."""
     command = nodes.redis.command
     info = dict(
@@ -183,12 +183,12 @@ def set_clock(clock: Path, seconds: int) -> None:
     new.rename(clock)
 
 
-async def set_a_clock(nodes: Cluster, books: Books, lot: random.Random) -> None:
+async def set_a_clock(nodes: Cluster, books: Books, chance: random.Random) -> None:
     assert isinstance(nodes, Clocks)
-    number = lot.randrange(len(nodes.nodes))
-    set_clock(nodes.clock(number), lot.choice((-3600, -60, 60, 3600, 25 * 3600)))
-    await asyncio.sleep(lot.uniform(1.0, 8.0))
-    if lot.random() < 0.5:
+    number = chance.randrange(len(nodes.nodes))
+    set_clock(nodes.clock(number), chance.choice((-3600, -60, 60, 3600, 25 * 3600)))
+    await asyncio.sleep(chance.uniform(1.0, 8.0))
+    if chance.random() < 0.5:
         set_clock(nodes.clock(number), 0)
         await asyncio.sleep(1.0)
 
@@ -238,7 +238,7 @@ class Watched(Cluster):
         super().stop()
 
 
-async def kill_the_master(nodes: Cluster, books: Books, lot: random.Random) -> None:
+async def kill_the_master(nodes: Cluster, books: Books, chance: random.Random) -> None:
     assert isinstance(nodes, Watched)
     nodes.redis.kill()
     await _fail_over(nodes)
@@ -246,7 +246,7 @@ async def kill_the_master(nodes: Cluster, books: Books, lot: random.Random) -> N
     await _attached(nodes)
 
 
-async def stop_the_master(nodes: Cluster, books: Books, lot: random.Random) -> None:
+async def stop_the_master(nodes: Cluster, books: Books, chance: random.Random) -> None:
     """The old master is back when there is another one, and takes itself for the master until it is told."""
     assert isinstance(nodes, Watched)
     nodes.redis.pause()
@@ -273,10 +273,10 @@ class Part:
     kind: type[Cluster]
     faults: dict[str, Fault]
 
-    def steps(self, lot: random.Random) -> Steps:
+    def steps(self, chance: random.Random) -> Steps:
         while True:
             order = list(self.faults.items())
-            lot.shuffle(order)
+            chance.shuffle(order)
             yield from order
 
 
@@ -333,7 +333,7 @@ def main(words: list[str] | None = None) -> int:
             books = play(name, Path(place), options.seed, options.seconds, options.clients)
         broken = books.broken()
         live = books.live_delivered or not PARTS[name].kind.ingests
-        if not (books.history_delivered and live and any(books.arrived.values())):
+        if not (books.history_delivered and live and any(books.received.values())):
             broken.append("too little came")
         failed += [name] * bool(broken)
         print(f"{name}: {'broken: ' + '; '.join(broken) if broken else 'holds'}", flush=True)

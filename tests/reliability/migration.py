@@ -124,7 +124,7 @@ async def migrate(place: Path, scratch: Path, seed: int, seconds: float, old: Pa
 
     Return the books, and what was done to the store. Raises `Broken`, and AssertionError where the books do not agree.
     """
-    lot, port = random.Random(seed), free_port()
+    chance, port = random.Random(seed), free_port()
 
     def begin(bin: Path | None) -> Server:
         return start(place, config=CONFIG, port=port, secret="s" * 40, api_key="k" * 20, bin=bin)
@@ -147,7 +147,7 @@ async def migrate(place: Path, scratch: Path, seed: int, seconds: float, old: Pa
         server.kill()
         written, _ = _format(server.state_dir)
         done["statements before which it was killed"] = await asyncio.to_thread(kill_half_way, place, scratch)
-        done["starts that were killed"] = await asyncio.to_thread(_kill_starts, place, port, lot)
+        done["starts that were killed"] = await asyncio.to_thread(_kill_starts, place, port, chance)
         if _format(server.state_dir)[0] == written:
             # Nothing was migrated yet, or nothing has to be: the old one goes on.
             server = await asyncio.to_thread(begin, old)
@@ -177,12 +177,12 @@ async def migrate(place: Path, scratch: Path, seed: int, seconds: float, old: Pa
     return books, done
 
 
-def _kill_starts(place: Path, port: int, lot: random.Random) -> int:
+def _kill_starts(place: Path, port: int, chance: random.Random) -> int:
     """Start this tree's server on the store a few times, each killed at a random moment of its start."""
     for _ in range(3):
         server = start(place, config=CONFIG, port=port, secret="s" * 40, api_key="k" * 20, ready=False)
         try:
-            server.process.wait(lot.uniform(0.3, 1.0))
+            server.process.wait(chance.uniform(0.3, 1.0))
         except subprocess.TimeoutExpired:
             server.kill()
         else:

@@ -186,8 +186,8 @@ class Nodes:
         connection = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)
         try:
             names = ("page_count", "freelist_count", "page_size")
-            pages, free, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
-            return int((pages - free) * size)
+            pages, unused, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+            return int((pages - unused) * size)
         finally:
             connection.close()
 

@@ -37,7 +37,7 @@ import jwt
 
 from tests.app.test_reload import toml
 from tests.certificates import certificates
-from tests.cluster.conftest import API_KEY, SECRET, Place
+from tests.cluster.conftest import API_KEY, SECRET, Deployment
 from tests.harness import ROOT, Server, free_port, wait_until
 from tests.rawsocket import RawSocket
 from tests.reliability.crowd import NAMESPACE
@@ -78,7 +78,7 @@ class Visit(RawSocket):
 class Stage:
     """The server, its file, and what is asked of it."""
 
-    def __init__(self, place: Path, site: Place, options: Sequence[str], chance: random.Random) -> None:
+    def __init__(self, place: Path, site: Deployment, options: Sequence[str], chance: random.Random) -> None:
         self._chance = chance
         self.files = place / "served"
         self.files.mkdir()
@@ -314,7 +314,7 @@ def play(
 ) -> tuple[Outcome, dict[str, str], list[str]]:
     """Make every change once; return what the clients saw, in how long each counted, and which came too late."""
     outcome = Outcome(clients, moves_due=range(1))
-    site = Place(place)
+    site = Deployment(place)
     took: dict[str, str] = {}
     late: list[str] = []
     try:

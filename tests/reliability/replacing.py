@@ -32,7 +32,7 @@ from typing import Final
 
 from tests.app.test_held_socket import CONFIG as HELD
 from tests.app.test_held_socket import Held
-from tests.cluster.conftest import API_KEY, SECRET, Place
+from tests.cluster.conftest import API_KEY, SECRET, Deployment
 from tests.etc.balancers import NODES, Haproxy, Nginx, TwoNodes
 from tests.harness import ROOT, wait_until
 from tests.reliability.caller import Caller, Calls
@@ -129,7 +129,7 @@ def publishers(origin: str, clients: int, ca: str = "") -> list[Callable[[], Cal
 def workers(place: Path, clients: int) -> Outcome:
     """Two workers are replaced one by one."""
     outcome = Outcome(clients)
-    site = Place(place)
+    site = Deployment(place)
     try:
         server = site.server("--redis", site.redis().url, "--workers", "2", config=CONFIG)
         wait_until(lambda: server.log.count(" is ready") == 2)
@@ -163,7 +163,7 @@ def held(place: Path, clients: int, options: Sequence[str] = ()) -> Outcome:
 
 def held_redis(place: Path, clients: int) -> Outcome:
     """The same on Redis, with two workers."""
-    site = Place(place)
+    site = Deployment(place)
     try:
         return held(place, clients, ("--redis", site.redis().url, "--workers", "2"))
     finally:
@@ -173,7 +173,7 @@ def held_redis(place: Path, clients: int) -> Outcome:
 def behind(kind: type[TwoNodes], place: Path, clients: int) -> Outcome:
     """Two nodes behind a balancer are replaced, one after the other."""
     outcome = Outcome(clients, moves_due=range(1, len(NODES) + 1))
-    site = Place(place)
+    site = Deployment(place)
     with ExitStack() as stack:
         stack.callback(site.end)
         pair = kind(site, place, NAMESPACE)
@@ -211,28 +211,28 @@ def main(words: Sequence[str]) -> int:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 
-    def say(text: str) -> None:
+    def show(text: str) -> None:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
     status = 0
     for name in options.only or PARTS:
         place = Path(tempfile.mkdtemp(prefix="push-replacing-"))
-        say(f"-- {name}")
+        show(f"-- {name}")
         outcome = PARTS[name](place, options.clients)
         cells = outcome.cells() | {"on": datetime.date.today().isoformat()}
         for what, cell in cells.items():
-            say(f"{what:32} {cell}")
+            show(f"{what:32} {cell}")
         broken = outcome.broken()
         if outcome.longest > outcome.allowed:
             broken.append(f"a call took {outcome.longest:.2f} s")
         for problem in broken[:20]:
-            say(problem)
+            show(problem)
         if options.write:
             write_column(PAGE, TITLE, name, cells)
         if broken:
             status = 1
-            say(f"the logs are in {place}")
+            show(f"the logs are in {place}")
         else:
             shutil.rmtree(place)
     return status

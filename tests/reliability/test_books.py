@@ -107,9 +107,9 @@ def test_a_stream_goes_on_from_what_its_last_id_stood_for() -> None:
     assert (books.gaps, books.history_delivered, device._last_id) == ([], 4, "d")
     # A loss that is told begins anew.
     _, books = stream_of(("a", first), ("b", push(4)), ("c", answer(0, 9, [push(8), push(9)], False)), ("d", push(10)))
-    assert (books.gaps, books.announced) == ([], 1)
+    assert (books.gaps, books.announcements) == ([], 1)
     _, books = stream_of(("a", first), ("b", RESYNC), ("c", push(9)), ("d", push(10)))
-    assert (books.gaps, books.announced) == ([], 1)
+    assert (books.gaps, books.announcements) == ([], 1)
 
 
 @pytest.mark.parametrize(
@@ -125,4 +125,4 @@ def test_a_gap_on_a_stream_that_nobody_told_of_is_noted(wrong: tuple[dict[str, A
 def test_what_comes_on_a_stream_into_the_inbox_has_arrived() -> None:
     notice = push(1) | {"type": "user_notification", "channel": "user:ann", "messageId": "m"}
     _, books = stream_of(("a", answer(0, 0, [], False)), ("b", notice))
-    assert books.arrived == {"ann/stream": {"m"}}
+    assert books.received == {"ann/stream": {"m"}}

@@ -15,7 +15,7 @@ from tests.reliability.cluster import FAULTS, Books, run
 def _check(books: Books, seconds: float, seed: int) -> None:
     print(json.dumps({"seconds": seconds, "seed": seed, **books.table()}, indent=1))
     assert not books.broken()
-    assert sum(map(len, books.arrived.values())) > 100
+    assert sum(map(len, books.received.values())) > 100
     assert books.history_delivered > 0
     assert books.live_delivered > 0
     assert books.seen_ended

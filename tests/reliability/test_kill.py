@@ -17,7 +17,7 @@ USERS = [f"u{n}" for n in range(4)]
 
 
 async def _rounds(place: Path, rounds: int, seed: int) -> Books:
-    lot = random.Random(seed)
+    chance = random.Random(seed)
     port = free_port()
     secret, api_key = "s" * 40, "k" * 20
 
@@ -38,7 +38,7 @@ async def _rounds(place: Path, rounds: int, seed: int) -> Books:
         publishers += [asyncio.create_task(write_history(api, books, name, stop)) for name in ("a", "b")]
         publishers += [asyncio.create_task(run_tasks(api, books, user, stop)) for user in USERS[:2]]
         for _ in range(rounds):
-            await asyncio.sleep(lot.uniform(0.02, 0.5))
+            await asyncio.sleep(chance.uniform(0.02, 0.5))
             server.kill()
             server = await asyncio.to_thread(begin)
         await asyncio.sleep(0.5)

@@ -47,7 +47,7 @@ def test_half_a_migration_is_seen(place: Path, tmp_path: Path, monkeypatch: pyte
 
 
 def test_what_does_not_hold_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    books = Books(answered={"u": {"n1": 0, "n2": 0}}, arrived={"u": {"n1"}}, ended={"t1": 0})
+    books = Books(answered={"u": {"n1": 0, "n2": 0}}, received={"u": {"n1"}}, ended={"t1": 0})
     books.gaps.append("one")
     assert [line.partition(":")[0] for line in books.broken()] == [
         "1 answered inbox messages never came",

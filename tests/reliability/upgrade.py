@@ -38,7 +38,7 @@ NODES = 3
 def replaced(number: int, program: Path | None, kill: bool) -> Fault:
     """Return the step that replaces a node by a server of these programs, stopped before or killed."""
 
-    async def replace(nodes: Cluster, books: Books, lot: random.Random) -> None:
+    async def replace(nodes: Cluster, books: Books, chance: random.Random) -> None:
         if not kill:
             status = await asyncio.to_thread(nodes.nodes[number].terminate)
             if status != -15:
@@ -49,21 +49,21 @@ def replaced(number: int, program: Path | None, kill: bool) -> Fault:
     return replace
 
 
-def replacements(old: Path, lot: random.Random) -> Steps:
+def replacements(old: Path, chance: random.Random) -> Steps:
     """All nodes to new, all back to old, and then any node to the other version, each by stop or by kill."""
     now: list[Path | None] = [old] * NODES
 
     def swap(number: int) -> tuple[str, Fault]:
         now[number] = old if now[number] is None else None
-        kill = lot.random() < 0.5
+        kill = chance.random() < 0.5
         name = f"{'upgraded' if now[number] is None else 'rolled back'} by {'kill' if kill else 'stop'}"
         return name, replaced(number, now[number], kill)
 
     for _ in range(2):
-        for number in lot.sample(range(NODES), NODES):
+        for number in chance.sample(range(NODES), NODES):
             yield swap(number)
     while True:
-        yield swap(lot.randrange(NODES))
+        yield swap(chance.randrange(NODES))
 
 
 def store(place: Path, seed: int, seconds: float, old: Path) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def mixed(
     """Play a part on Redis; return its books. Raises `Broken`."""
     books = asyncio.run(cluster.run(place, seconds, seed, 50, programs, steps, least))
     broken = books.broken()
-    if not (books.seen_ended and books.history_delivered and books.live_delivered and any(books.arrived.values())):
+    if not (books.seen_ended and books.history_delivered and books.live_delivered and any(books.received.values())):
         broken.append(f"too little came: {books.table()}")
     if broken:
         raise Broken("; ".join(broken))
@@ -103,7 +103,7 @@ PARTS: dict[str, Part] = {
         place, seed, seconds, [None, old], cluster.faults_in_turn, len(FAULTS)
     ),
     "replace": lambda place, seed, seconds, old: mixed(
-        place, seed, seconds, [old] * NODES, lambda lot: replacements(old, lot), 2 * NODES
+        place, seed, seconds, [old] * NODES, lambda chance: replacements(old, chance), 2 * NODES
     ),
 }
 

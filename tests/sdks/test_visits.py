@@ -78,7 +78,7 @@ class Visitor:
         self._lines: queue.Queue[Any] = queue.Queue()
         self.said: list[dict[str, Any]] = []
         threading.Thread(target=self._read, daemon=True).start()
-        self.hear(lambda said: said["what"] == "ready")
+        self.next_like(lambda said: said["what"] == "ready")
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -90,7 +90,7 @@ class Visitor:
         self._process.stdin.write(json.dumps(word) + "\n")
         self._process.stdin.flush()
 
-    def hear(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    def next_like(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Return the next thing that is like this."""
         while True:
             try:
@@ -103,7 +103,7 @@ class Visitor:
 
     def ask(self, *word: Any) -> dict[str, Any]:
         self.do(*word)
-        found = self.hear(lambda said: said.get("word") == word[0])
+        found = self.next_like(lambda said: said.get("word") == word[0])
         assert found["what"] == "done", found
         return found
 
@@ -118,7 +118,7 @@ class Visitor:
             ]
 
         while len(came()) < count:
-            self.hear(lambda said: said["what"] == "publication")
+            self.next_like(lambda said: said["what"] == "publication")
         return came()
 
     def stop(self) -> None:
@@ -219,10 +219,10 @@ def test_a_visit(stage: Stage, engine: str, sdk: str, transport: str, codec: str
         stage.api("notify", userId="ann", data=n)
     ann = stage.visitor(sdk, transport, codec, stage.server.token("ann"))
     ann.do("connect")
-    ann.hear(lambda said: said["what"] == "connected")
+    ann.next_like(lambda said: said["what"] == "connected")
     assert [p["data"] for p in ann.publications("user:ann", 2)] == [0, 1]
     ann.do("subscribe", "news:a")
-    assert ann.hear(lambda said: said["what"] == "subscribed" and not said["server"])["channel"] == "news:a"
+    assert ann.next_like(lambda said: said["what"] == "subscribed" and not said["server"])["channel"] == "news:a"
     ann.ask("publish", "news:a", {"n": 1})
     (first,) = ann.publications("news:a", 1)
     assert (first["data"], first["offset"], first["tags"]["type"]) == ({"n": 1}, 1, "message")
@@ -241,15 +241,15 @@ def test_a_visit(stage: Stage, engine: str, sdk: str, transport: str, codec: str
         bob.upgrade()
         bob.ask({"type": "auth", "id": 1, "data": {"token": stage.server.token("bob")}})
         bob.ask({"type": "subscribe", "id": 2, "data": {"channels": ["news:a"]}})
-        ann.hear(lambda said: said["what"] == "join" and said["user"] == "bob")
-    ann.hear(lambda said: said["what"] == "leave" and said["user"] == "bob")
+        ann.next_like(lambda said: said["what"] == "join" and said["user"] == "bob")
+    ann.next_like(lambda said: said["what"] == "leave" and said["user"] == "bob")
 
     # Its tasks come to it without being asked for, and their ends to the inbox.
     stage.api("tasks", taskId="t", userId="ann")
     stage.api("tasks/t/progress", percentage=50, force=True)
-    ann.hear(lambda said: is_of_task(said, "task_progress") and said["data"]["percentage"] == 50)
+    ann.next_like(lambda said: is_of_task(said, "task_progress") and said["data"]["percentage"] == 50)
     stage.api("tasks/t/complete", result={"pages": 3})
-    ended = ann.hear(lambda said: is_of_task(said, "task_completed"))
+    ended = ann.next_like(lambda said: is_of_task(said, "task_completed"))
     assert (ended["channel"], ended["data"]["result"]) == ("user:ann", {"pages": 3})
 
     # What is published while the client finds its way back to a server that was killed comes once, and in order.
@@ -263,16 +263,16 @@ def test_a_visit(stage: Stage, engine: str, sdk: str, transport: str, codec: str
     assert ann.publications("user:ann", 4)[-1]["data"] == 2
 
     ann.do("subscribe", "news:b")
-    ann.hear(lambda said: said["what"] == "subscribed" and said["channel"] == "news:b")
+    ann.next_like(lambda said: said["what"] == "subscribed" and said["channel"] == "news:b")
     ann.do("unsubscribe", "news:b")
-    ann.hear(lambda said: said["what"] == "unsubscribed" and said["channel"] == "news:b")
+    ann.next_like(lambda said: said["what"] == "unsubscribed" and said["channel"] == "news:b")
     # Every SDK tells its app before the server.
     wait_until(lambda: stage.server.api("GET", "/api/presence?channel=news:b").body["total"] == 0, DEADLINE)
 
     stage.api("unsubscribe", userId="ann", channels=["news:a"])
-    assert ann.hear(lambda said: said["what"] == "unsubscribed")["code"] == 2000
+    assert ann.next_like(lambda said: said["what"] == "unsubscribed")["code"] == 2000
     stage.api("disconnect", userId="ann")
-    assert ann.hear(lambda said: said["what"] == "disconnected")["code"] == 3503
+    assert ann.next_like(lambda said: said["what"] == "disconnected")["code"] == 3503
 
 
 @pytest.mark.slow  # `make full` has no room for it: `make sdks` runs it
@@ -286,16 +286,16 @@ def test_tokens_are_renewed_until_there_are_none(stage: Stage, sdk: str, transpo
     SDKS[sdk]()
     ann = stage.visitor(sdk, transport, codec, ending(10), ending(35))
     ann.do("connect")
-    ann.hear(lambda said: said["what"] == "connected")
+    ann.next_like(lambda said: said["what"] == "connected")
     ann.do("subscribe", "news:a", ending(60, channel="news:b"))
-    assert ann.hear(lambda said: said["what"] == "unsubscribed")["code"] == 103
+    assert ann.next_like(lambda said: said["what"] == "unsubscribed")["code"] == 103
     ann.do("subscribe", "$docs:1", ending(8, channel="$docs:1"), ending(14, channel="$docs:1"))
-    ann.hear(lambda said: said["what"] == "subscribed" and said["channel"] == "$docs:1")
+    ann.next_like(lambda said: said["what"] == "subscribed" and said["channel"] == "$docs:1")
     stage.api("publish", channel="$docs:1", data=1)
-    ann.hear(lambda said: said["what"] == "publication" and said["channel"] == "$docs:1")
+    ann.next_like(lambda said: said["what"] == "publication" and said["channel"] == "$docs:1")
     # The SDK ends both by itself, as it is given no token more.
-    assert ann.hear(lambda said: said["what"] == "unsubscribed" and said["channel"] == "$docs:1")["code"] == 1
-    assert ann.hear(lambda said: said["what"] == "disconnected")["code"] == 1
+    assert ann.next_like(lambda said: said["what"] == "unsubscribed" and said["channel"] == "$docs:1")["code"] == 1
+    assert ann.next_like(lambda said: said["what"] == "disconnected")["code"] == 1
     asked = {(said["of"], said["left"]) for said in ann.said if said["what"] == "token"}
     assert asked == {("", 0), ("", 1), ("$docs:1", 0), ("$docs:1", 1)}
 
@@ -305,9 +305,9 @@ def test_tokens_are_renewed_until_there_are_none(stage: Stage, sdk: str, transpo
 def test_commands_reach_the_worker_that_has_the_stream(stage: Stage, transport: str) -> None:
     ann = stage.visitor("centrifuge-js", transport, "json", stage.server.token("ann"))
     ann.do("connect")
-    ann.hear(lambda said: said["what"] == "connected")
+    ann.next_like(lambda said: said["what"] == "connected")
     ann.do("subscribe", "news:a")
-    ann.hear(lambda said: said["what"] == "subscribed" and not said["server"])
+    ann.next_like(lambda said: said["what"] == "subscribed" and not said["server"])
     for n in range(20):
         ann.ask("publish", "news:a", n)
     assert [p["data"] for p in ann.publications("news:a", 20)] == list(range(20))

@@ -14,7 +14,7 @@ from typing import Any
 import centrifuge
 
 
-def say(what: str, **more: Any) -> None:
+def report(what: str, **more: Any) -> None:
     print(json.dumps({"what": what, **more}), flush=True)
 
 
@@ -25,7 +25,7 @@ class Tokens:
         self._of, self._tokens = of, tokens
 
     async def __call__(self, *_: Any) -> str:
-        say("token", of=self._of, left=len(self._tokens))
+        report("token", of=self._of, left=len(self._tokens))
         if not self._tokens:
             raise centrifuge.UnauthorizedError
         return self._tokens.pop(0)
@@ -69,22 +69,22 @@ class Visit:
                 await self.subscriptions[arguments[0]].unsubscribe()
             case "publish":
                 await self.client.publish(arguments[0], self.pack(arguments[1]))
-                say("done", word=word)
+                report("done", word=word)
             case "history":
                 channel, *rest = arguments
                 since = centrifuge.StreamPosition(**rest[0]) if rest else None
                 found = await self.client.history(channel, limit=-1, since=since)
-                say("done", word=word, offset=found.offset, epoch=found.epoch,
+                report("done", word=word, offset=found.offset, epoch=found.epoch,
                     data=[self.unpack(p.data) for p in found.publications])  # fmt: skip
             case "presence":
                 clients = (await self.client.presence(arguments[0])).clients
-                say("done", word=word, users=sorted(info.user for info in clients.values()))
+                report("done", word=word, users=sorted(info.user for info in clients.values()))
             case "presence_stats":
                 stats = await self.client.presence_stats(arguments[0])
-                say("done", word=word, clients=stats.num_clients, users=stats.num_users)
+                report("done", word=word, clients=stats.num_clients, users=stats.num_users)
             case "rpc":
                 found = await self.client.rpc(arguments[0], self.pack(arguments[1]))
-                say("done", word=word, data=self.unpack(found.data))
+                report("done", word=word, data=self.unpack(found.data))
 
 
 class _Events(centrifuge.ClientEventHandler):
@@ -92,25 +92,25 @@ class _Events(centrifuge.ClientEventHandler):
         self.visit = visit
 
     async def on_connected(self, ctx: Any) -> None:
-        say("connected", client=ctx.client, version=ctx.version)
+        report("connected", client=ctx.client, version=ctx.version)
 
     async def on_connecting(self, ctx: Any) -> None:
-        say("connecting", code=ctx.code, reason=ctx.reason)
+        report("connecting", code=ctx.code, reason=ctx.reason)
 
     async def on_disconnected(self, ctx: Any) -> None:
-        say("disconnected", code=ctx.code, reason=ctx.reason)
+        report("disconnected", code=ctx.code, reason=ctx.reason)
 
     async def on_error(self, ctx: Any) -> None:
-        say("error", code=ctx.code, error=str(ctx.error))
+        report("error", code=ctx.code, error=str(ctx.error))
 
     async def on_subscribed(self, ctx: Any) -> None:
-        say("subscribed", channel=ctx.channel, recovered=ctx.recovered, server=True)
+        report("subscribed", channel=ctx.channel, recovered=ctx.recovered, server=True)
 
     async def on_unsubscribed(self, ctx: Any) -> None:
-        say("unsubscribed", channel=ctx.channel, server=True)
+        report("unsubscribed", channel=ctx.channel, server=True)
 
     async def on_publication(self, ctx: Any) -> None:
-        say("publication", channel=ctx.channel, **self.visit.publication(ctx.pub))
+        report("publication", channel=ctx.channel, **self.visit.publication(ctx.pub))
 
 
 class _SubEvents(centrifuge.SubscriptionEventHandler):
@@ -118,34 +118,34 @@ class _SubEvents(centrifuge.SubscriptionEventHandler):
         self.visit, self.channel = visit, channel
 
     async def on_subscribed(self, ctx: Any) -> None:
-        say("subscribed", channel=self.channel, recovered=ctx.recovered, server=False)
+        report("subscribed", channel=self.channel, recovered=ctx.recovered, server=False)
 
     async def on_unsubscribed(self, ctx: Any) -> None:
-        say("unsubscribed", channel=self.channel, code=ctx.code, server=False)
+        report("unsubscribed", channel=self.channel, code=ctx.code, server=False)
 
     async def on_publication(self, ctx: Any) -> None:
-        say("publication", channel=self.channel, **self.visit.publication(ctx.pub))
+        report("publication", channel=self.channel, **self.visit.publication(ctx.pub))
 
     async def on_join(self, ctx: Any) -> None:
-        say("join", channel=self.channel, user=ctx.info.user, client=ctx.info.client)
+        report("join", channel=self.channel, user=ctx.info.user, client=ctx.info.client)
 
     async def on_leave(self, ctx: Any) -> None:
-        say("leave", channel=self.channel, user=ctx.info.user, client=ctx.info.client)
+        report("leave", channel=self.channel, user=ctx.info.user, client=ctx.info.client)
 
     async def on_error(self, ctx: Any) -> None:
-        say("error", channel=self.channel, code=ctx.code, error=str(ctx.error))
+        report("error", channel=self.channel, code=ctx.code, error=str(ctx.error))
 
 
 async def main(address: str, codec: str, *tokens: str) -> None:
     visit = Visit(address, codec == "protobuf", *tokens)
     loop = asyncio.get_running_loop()
-    say("ready", sdk="centrifuge-python")
+    report("ready", sdk="centrifuge-python")
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         word = json.loads(line)
         try:
             await visit.run(*word)
         except Exception as problem:
-            say("failed", word=word[0], error=f"{type(problem).__name__}: {problem}")
+            report("failed", word=word[0], error=f"{type(problem).__name__}: {problem}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ NEWS = "news:cent"
 
 
 def visit(client: cent.Client, user: str) -> None:
-    def say(what: str, call: Callable[[Any], Any], request: Any) -> Any:
+    def report(what: str, call: Callable[[Any], Any], request: Any) -> Any:
         try:
             result = call(request)
         except cent.CentApiResponseError as problem:
@@ -27,29 +27,29 @@ def visit(client: cent.Client, user: str) -> None:
         return result
 
     once = {"channel": NEWS, "idempotency_key": "one"}
-    say("publish", client.publish, cent.PublishRequest(data={"n": 1}, tags={"colour": "blue"}, **once))
-    first = say("publish again", client.publish, cent.PublishRequest(data={"n": 2}, **once))
-    say("broadcast", client.broadcast, cent.BroadcastRequest(channels=[NEWS, "nowhere:a"], data={"n": 3}))
-    say("publish nowhere", client.publish, cent.PublishRequest(channel="nowhere:a", data=1))
+    report("publish", client.publish, cent.PublishRequest(data={"n": 1}, tags={"colour": "blue"}, **once))
+    first = report("publish again", client.publish, cent.PublishRequest(data={"n": 2}, **once))
+    report("broadcast", client.broadcast, cent.BroadcastRequest(channels=[NEWS, "nowhere:a"], data={"n": 3}))
+    report("publish nowhere", client.publish, cent.PublishRequest(channel="nowhere:a", data=1))
     since = cent.StreamPosition(offset=first.offset, epoch=first.epoch)
     whose = {"user": user, "channel": NEWS}
     wanted = cent.SubscribeRequest(info={"seat": 1}, data={"hello": 1}, recover_since=since, **whose)
-    say("subscribe", client.subscribe, wanted)
-    say("presence", client.presence, cent.PresenceRequest(channel=NEWS))
-    say("presence_stats", client.presence_stats, cent.PresenceStatsRequest(channel=NEWS))
-    say("history", client.history, cent.HistoryRequest(channel=NEWS, limit=10))
-    say("history since", client.history, cent.HistoryRequest(channel=NEWS, limit=10, since=since))
+    report("subscribe", client.subscribe, wanted)
+    report("presence", client.presence, cent.PresenceRequest(channel=NEWS))
+    report("presence_stats", client.presence_stats, cent.PresenceStatsRequest(channel=NEWS))
+    report("history", client.history, cent.HistoryRequest(channel=NEWS, limit=10))
+    report("history since", client.history, cent.HistoryRequest(channel=NEWS, limit=10, since=since))
     lost = cent.StreamPosition(offset=1, epoch="another")
-    say("history elsewhere", client.history, cent.HistoryRequest(channel=NEWS, since=lost))
-    say("channels", client.channels, cent.ChannelsRequest(pattern="news:*"))
-    say("info", client.info, cent.InfoRequest())
+    report("history elsewhere", client.history, cent.HistoryRequest(channel=NEWS, since=lost))
+    report("channels", client.channels, cent.ChannelsRequest(pattern="news:*"))
+    report("info", client.info, cent.InfoRequest())
     requests = [cent.PublishRequest(channel=NEWS, data=4), cent.HistoryRequest(channel=NEWS)]
-    say("batch", client.batch, cent.BatchRequest(requests=requests))
-    say("history_remove", client.history_remove, cent.HistoryRemoveRequest(channel=NEWS))
-    say("unsubscribe", client.unsubscribe, cent.UnsubscribeRequest(**whose))
-    say("refresh", client.refresh, cent.RefreshRequest(user="nobody", expired=True))
+    report("batch", client.batch, cent.BatchRequest(requests=requests))
+    report("history_remove", client.history_remove, cent.HistoryRemoveRequest(channel=NEWS))
+    report("unsubscribe", client.unsubscribe, cent.UnsubscribeRequest(**whose))
+    report("refresh", client.refresh, cent.RefreshRequest(user="nobody", expired=True))
     enough = cent.Disconnect(code=4000, reason="enough")
-    say("disconnect", client.disconnect, cent.DisconnectRequest(user=user, disconnect=enough))
+    report("disconnect", client.disconnect, cent.DisconnectRequest(user=user, disconnect=enough))
 
 
 def main(address: str, key: str, user: str) -> None:

@@ -58,7 +58,7 @@ async def test_a_token_opens_its_channel_and_no_other(rig: Rig) -> None:
     assert (await client.ask("presence", channel="doc:17"))["data"]["total"] == 1
     assert (await client.ask("publish", channel="doc:17", data=1))["data"]["code"] == "PERMISSION_DENIED"
     await rig.execute("publish", channel="doc:17", data="hello")
-    await rig.settle()
+    await rig.until_idle()
     assert [m["data"] for m in client.pushes("message")] == ["hello"]
     # Left, it counts no more.
     await client.ask("unsubscribe", channels=["doc:17"])
@@ -81,7 +81,7 @@ async def test_a_token_may_allow_to_publish_and_say_who_one_is_there(rig: Rig) -
         await subscribe(client, "doc:17", rig.token("7", channel="doc:17", **said))
         users = (await client.ask("presence", channel="doc:17"))["data"]["users"]
         assert users == [{"userId": "7", "connections": 1, "info": info}]
-    await rig.settle()
+    await rig.until_idle()
     assert client.pushes("presence_join") == joined
 
 

@@ -16,7 +16,7 @@ from pushserver.core import errors
 from pushserver.core.channels import Namespaces
 from pushserver.core.errors import Code, Refused
 from pushserver.core.positions import Position
-from pushserver.protocols.native.session import Rates
+from pushserver.core.rate_limit import Rates
 from pushserver.server.outbox import Policy
 from tests.conftest import LoggedErrors
 from tests.fakes import Rig
@@ -68,8 +68,8 @@ async def test_every_request_gets_its_one_reply_in_order(rig: Rig) -> None:
         ]
     ):
         client.send(type, id, **data)
-    await rig.settle()
-    await rig.settle()
+    await rig.until_idle()
+    await rig.until_idle()
     replies = [m for m in client.all if isinstance(m.get("id"), int)]
     assert [m["id"] for m in replies] == list(range(10))
     subscribed, first, repeat, history, presence, pong, chat, task, left, none = (m["data"] for m in replies)
@@ -95,8 +95,8 @@ async def test_live_messages_follow_a_recovered_past_without_gap_or_repeat(rig: 
     reader.send("subscribe", "again", channels=[{"channel": "news:a", "since": {"offset": 2, "epoch": epoch}}])
     for n in range(6, 10):
         writer.send("publish", None, channel="news:a", data=n)
-    await rig.settle()
-    await rig.settle()
+    await rig.until_idle()
+    await rig.until_idle()
     (reply,) = [m for m in reader.all if m.get("id") == "again"]
     result = reply["data"]["results"]["news:a"]
     assert result["recovered"] is True
@@ -144,7 +144,7 @@ async def test_the_newest_connection_over_the_limit_goes(rig: Rig) -> None:
         await rig.client("ann")
     fourth = rig.connect()
     fourth.send("auth", 1, token=rig.token("ann"))
-    await rig.settle()
+    await rig.until_idle()
     assert fourth.closed == errors.CONNECTION_LIMIT
 
 
@@ -172,7 +172,7 @@ async def test_a_sign_in_that_fails_half_way_ends_the_connection(
         assert client.closed == errors.INTERNAL
         client.vanish()
         monkeypatch.undo()
-    await rig.settle()
+    await rig.until_idle()
     assert rig.leftovers() == {}
     assert len(flush_errors(ZeroDivisionError)) == 1
 
@@ -181,7 +181,7 @@ async def test_a_connection_that_closes_while_it_subscribes_is_no_internal_error
     client = await rig.client("ann")
     client.send("subscribe", 1, channels=["news:a", "news:b"])
     client.vanish()
-    await rig.settle()
+    await rig.until_idle()
     assert rig.leftovers() == {}
 
 
@@ -207,7 +207,7 @@ async def test_a_subscription_that_cannot_be_opened_is_rejected_alone(
     }
     assert data["channels"] == ["news:b", "news:c", "system", "user:ann"]
     await rig.execute("publish", channel="news:b", data="still live")
-    await rig.settle()
+    await rig.until_idle()
     assert client.pushes()[-1]["data"] == "still live"
     assert len(flush_errors(ZeroDivisionError)) == 1
 
@@ -222,7 +222,7 @@ async def test_a_subscription_forced_upon_a_connection_that_ends_leaves_nothing(
     client.vanish()
     held.callback(None)
     await work
-    await rig.settle()
+    await rig.until_idle()
     assert rig.leftovers() == {}
 
 
@@ -240,7 +240,7 @@ async def test_an_output_forced_upon_a_connection_that_ends_keeps_it_from_nobody
     monkeypatch.setattr(rig.engine.tasks, "get", leaves)
     for client in (gone, other):
         await rig.node.subscriptions.force_subscribe(client.connection, ("output:main/t",))
-    await rig.settle()
+    await rig.until_idle()
     assert rig.node.hub.followers("output:main/t") == [other.connection]
 
 
@@ -267,7 +267,7 @@ async def test_a_task_that_is_forced_upon_its_owner_is_still_heard_once(rig: Rig
     await rig.execute("task.progress", taskId="t", percentage=40)
     await rig.advance(2)
     await rig.execute("task.complete", taskId="t")
-    await rig.settle()
+    await rig.until_idle()
     for client, final in ((owner, "user:ann"), (other, "task:t")):
         received = [(push["type"], push["channel"]) for push in client.new() if push["type"].startswith("task_")]
         assert received == [("task_progress", "task:t"), ("task_completed", final)]
@@ -294,7 +294,7 @@ async def test_the_server_side_subscribes_and_ends_subscriptions(rig: Rig) -> No
     client = await rig.client("ann")
     assert await rig.execute("subscribe", userId="ann", channels=["news:a"]) == {"connections": 1}
     await rig.execute("publish", channel="news:a", data=1)
-    await rig.settle()
+    await rig.until_idle()
     assert client.pushes("message")[-1]["data"] == 1
     left = await client.ask("unsubscribe", channels=["news:a"])
     assert left["data"]["rejected"]["news:a"]["code"] == "PERMISSION_DENIED"
@@ -333,12 +333,12 @@ async def test_presence_goes_by_the_rules_of_a_reload(rig: Rig) -> None:
     await client.ask("subscribe", channels=["news:a", "live:a"])
     await nobody.ask("subscribe", channels=["public:a"])
     configured = [rig.node.namespaces.all[name] for name in ("news", "live", "public")]
-    await rig.settle()
+    await rig.until_idle()
     told = len(client.all)
     for kept, present in ((False, [("live:a", 1), ("news:a", 0)]), (True, [("live:a", 0), ("news:a", 1)])):
         changed = [replace(each, presence=(each.name == "live") != kept) for each in configured]
         rig.node.adopt(Namespaces(changed), {}, settings_of(rig.config, "here"))
-        await rig.settle()
+        await rig.until_idle()
         for channel, count in present:
             assert len(await rig.engine.presence.members(channel)) == count
     assert len(client.all) == told
@@ -400,10 +400,10 @@ async def test_a_room_is_shared_whether_or_not_its_presence_is_shown(tmp_path: P
         assert (await ann.ask("chat_message", content="hi", targetId="bob"))["type"] == "message_sent"
         assert (await ann.ask("presence", channel="chat:x"))["data"]["code"] == "NOT_FOUND"
         bob.vanish()
-        await rig.settle()
+        await rig.until_idle()
         assert (await ann.ask("chat_message", content="hi", targetId="bob"))["data"]["code"] == "PERMISSION_DENIED"
         ann.vanish()
-        await rig.settle()
+        await rig.until_idle()
         assert ann.pushes("presence_join", "presence_leave") == []
         assert rig.leftovers() == {}
     finally:
@@ -419,7 +419,7 @@ async def test_a_pending_inbox_is_replayed_at_the_pace_of_the_socket_and_task_ev
     client = rig.connect()
     client.socket.blocked = True
     client.send("auth", 1, token=rig.token("ann"))
-    await rig.settle()
+    await rig.until_idle()
     assert len(client.pushes("user_notification")) < 5
     await rig.execute("task.progress", taskId="t", percentage=50)
     again = rig.node.hub.channels["user:ann"]
@@ -427,9 +427,9 @@ async def test_a_pending_inbox_is_replayed_at_the_pace_of_the_socket_and_task_ev
     client.send("subscribe", 2, channels=["user:ann"])
     for _ in range(200):
         client.socket.unblock()
-        await rig.settle()
+        await rig.until_idle()
     await rig.execute("notify", userId="ann", data={"n": 60})
-    await rig.settle()
+    await rig.until_idle()
     assert [m["data"]["n"] for m in client.pushes("user_notification")] == list(range(61))
     assert client.pushes("task_progress")[-1]["data"]["percentage"] == 50
 
@@ -440,10 +440,10 @@ async def test_what_a_slow_consumer_left_out_is_read_again(rig: Rig) -> None:
     client.socket.blocked = True
     for n in range(1, 31):
         await rig.execute("publish", channel="news:a", data=n)
-        await rig.settle()
+        await rig.until_idle()
     for _ in range(100):
         client.socket.unblock()
-        await rig.settle()
+        await rig.until_idle()
     assert [m["data"] for m in client.pushes("message")] == list(range(1, 31))
 
 
@@ -453,7 +453,7 @@ async def test_a_slow_consumer_is_disconnected_where_so_configured(rig: Rig) -> 
     client.socket.blocked = True
     for n in range(30):
         await rig.execute("publish", channel="live:a", data=n)
-        await rig.settle()
+        await rig.until_idle()
     assert client.closed == errors.SLOW
     assert rig.node.counters.slow_consumers == 1
 
@@ -469,7 +469,7 @@ async def test_who_signs_in_later_is_present_where_they_already_were(rig: Rig) -
     assert [user["userId"] for user in present["data"]["users"]] == ["ann", "eve"]
     assert [m["data"]["userId"] for m in watcher.pushes("presence_join") if m["data"]["userId"] == "ann"] == ["ann"]
     client.vanish()
-    await rig.settle()
+    await rig.until_idle()
     assert [m["data"]["userId"] for m in watcher.pushes("presence_leave")] == ["ann"]
 
 
@@ -481,7 +481,7 @@ async def test_presence_joins_and_leaves_come_in_pairs(rig: Rig) -> None:
         await client.ask("subscribe", channels=["news:a"])
     for client in clients:
         client.vanish()
-    await rig.settle()
+    await rig.until_idle()
     kinds = [m["type"] for m in watcher.pushes("presence_join", "presence_leave") if m["data"]["userId"] == "ann"]
     assert kinds == ["presence_join", "presence_leave"]
     again = await rig.client("ann")
@@ -498,7 +498,7 @@ async def test_chat_that_is_too_fast_is_refused_and_in_the_end_closed(rig: Rig) 
     refused = 0
     for _ in range(110):
         client.send("chat_message", None, content="x")
-        await rig.settle()
+        await rig.until_idle()
         refused += 1
         if client.closed:
             break
@@ -516,7 +516,7 @@ async def test_a_revocation_that_comes_while_the_engine_is_asked_is_not_missed(
     await rig.advance(1)
     await rig.execute("revoke", userId="ann")
     answer.callback([False])
-    await rig.settle()
+    await rig.until_idle()
     assert client.closed == errors.INVALID_TOKEN
 
 
@@ -537,7 +537,7 @@ async def test_no_client_uses_up_the_message_id_of_the_server_side_or_of_another
     assert "duplicate" not in notified
     own = await ann.ask("publish", channel="news:a", data="hers", messageId="order-2")
     assert "duplicate" not in own["data"]
-    await rig.settle()
+    await rig.until_idle()
     assert [push["data"] for push in ann.pushes("user_notification")] == ["paid"]
     assert [push["data"] for push in ann.pushes("message")] == ["forged", "forged", "true", "hers"]
 

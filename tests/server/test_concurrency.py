@@ -152,21 +152,21 @@ def test_what_never_ends_is_closed_without_a_complaint(count: int, monkeypatch: 
 # -- one by itself -----------------------------------------------------------------------------------------------------
 
 
-def heard(failures: list[str]) -> Callable[[Failure], None]:
+def noting(failures: list[str]) -> Callable[[Failure], None]:
     return lambda failure: failures.append(f"{failure.type.__name__}: {failure.value}")
 
 
 def test_what_ends_at_once_costs_no_deferred() -> None:
     failures: list[str] = []
-    assert begin(at_once(None), heard(failures)) is None
-    assert begin(fail(ValueError, "at once"), heard(failures)) is None
+    assert begin(at_once(None), noting(failures)) is None
+    assert begin(fail(ValueError, "at once"), noting(failures)) is None
     assert failures == ["ValueError: at once"]
 
 
 def test_what_waits_goes_on_by_itself() -> None:
     failures: list[str] = []
     first, second = Deferred[int](), Deferred[int]()
-    ends, fails = begin(wait_for(first), heard(failures)), begin(fail(ValueError, "late", second), heard(failures))
+    ends, fails = begin(wait_for(first), noting(failures)), begin(fail(ValueError, "late", second), noting(failures))
     assert ends is not None
     assert fails is not None
     first.callback(1)
@@ -178,7 +178,7 @@ def test_what_waits_goes_on_by_itself() -> None:
 def test_what_fails_while_it_is_waited_for_is_told() -> None:
     failures: list[str] = []
     first = Deferred[int]()
-    rest = begin(wait_for(first), heard(failures))
+    rest = begin(wait_for(first), noting(failures))
     first.errback(LookupError("gone"))
     assert rest is not None
     assert (result_of(rest), failures) == (None, ["LookupError: gone"])
@@ -188,7 +188,7 @@ def test_to_cancel_it_is_to_cancel_what_it_waits_for() -> None:
     failures: list[str] = []
     cancelled: list[Deferred[Any]] = []
     waits = Deferred[int](cancelled.append)
-    rest = begin(wait_for(waits), heard(failures))
+    rest = begin(wait_for(waits), noting(failures))
     assert rest is not None
     rest.cancel()
     assert (result_of(rest), cancelled, failures) == (None, [waits], ["CancelledError: "])

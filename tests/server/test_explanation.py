@@ -10,8 +10,8 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred
 
+from pushserver.core.rate_limit import Rates
 from pushserver.engine.interfaces import Survey
-from pushserver.protocols.native.session import Rates
 from pushserver.server.explanation import Explanation
 from pushserver.server.findings import PING_OVERDUE
 from tests.fakes import Rig
@@ -140,7 +140,7 @@ async def test_a_client_that_does_not_read_is_named_after_its_close(rig: Rig) ->
     ann.socket.blocked = True
     for n in range(5):
         await rig.execute("publish", channel="public:a", data="x" * 900 + str(n))
-        await rig.settle()
+        await rig.until_idle()
     known = await explain(rig, "ann")
     assert "was closed, since it did not read" in known.findings[0]
 
@@ -163,7 +163,7 @@ async def test_what_does_not_come_is_left_out_and_named_in_time(rig: Rig, monkey
     monkeypatch.setattr(rig.engine.inbox, "read", never)
     monkeypatch.setattr(rig.engine.tasks, "idle", never)
     asked = Deferred.fromCoroutine(rig.node.explainer.explain("ann"))
-    await rig.settle()
+    await rig.until_idle()
     assert not asked.called
     await rig.advance(1.5)
     assert asked.called

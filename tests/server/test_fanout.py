@@ -68,7 +68,7 @@ class Node:
         )
         return self.count
 
-    def settle(self) -> None:
+    def run_turns(self) -> None:
         while self.clock.getDelayedCalls():
             self.clock.advance(0)
 
@@ -108,34 +108,34 @@ def test_on_any_sockets_every_follower_gets_what_is_its_own_whole_and_in_order(
         connections = [node.connect(str(n), each, DEFLATED if n % 3 == 0 else PLAIN) for n, each in enumerate(takes)]
         for connection in connections:
             node.follow(connection)
-        following = set(range(FOLLOWERS))
+        followers = set(range(FOLLOWERS))
         wanted: dict[int, list[int]] = {n: [] for n in range(FOLLOWERS)}
         for step, n in steps:
             connection = connections[n]
             match step:
                 case "publish" | "exclude":
                     number = node.publish(exclude_connection=str(n) if step == "exclude" else None)
-                    for each in following:
+                    for each in followers:
                         if step == "publish" or each != n:
                             wanted[each].append(number)
                 case "turn":
-                    node.settle()
+                    node.run_turns()
                 case "drain":
                     node.wires[str(n)].turn()
-                case "follow" if n not in following:
-                    node.settle()
+                case "follow" if n not in followers:
+                    node.run_turns()
                     node.follow(connection)
-                    following.add(n)
-                case "leave" if n in following:
+                    followers.add(n)
+                case "leave" if n in followers:
                     # What is on its way is out, as far as the outbox; what waits there for the channel goes with it.
-                    node.settle()
+                    node.run_turns()
                     node.wires[str(n)].drain()
                     node.hub.unfollow(connection, "a")
-                    following.discard(n)
+                    followers.discard(n)
                 case "watch":
                     watcher: Any = Watcher()
                     node.hub.watch(connection, None if connection.trace else watcher)
-        node.settle()
+        node.run_turns()
         for n, expected in wanted.items():
             assert node.received(str(n)) == expected
 
@@ -153,7 +153,7 @@ def test_a_mixed_crowd_shares_one_frame_for_each_dialect(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Plain, "publication", counted)
     node.publish()
-    node.settle()
+    node.run_turns()
     assert sorted(made, key=str) == [Deflated, Plain]
     assert all(node.received(str(n)) == [1] for n in range(40))
 
@@ -163,14 +163,14 @@ def test_a_stalled_follower_stands_aside_until_it_has_drained() -> None:
     for n in range(20):
         node.follow(node.connect(str(n), [5, 0] if n == 7 else []))
     node.publish()
-    node.settle()
+    node.run_turns()
     node.publish()
-    node.settle()
+    node.run_turns()
     assert len(node.channel.lanes.aside) == 1
     assert len(node.wires["7"].kernel.octets) == 5
     assert all(node.received(str(n)) == [1, 2] for n in range(20))
     node.publish()
-    node.settle()
+    node.run_turns()
     assert node.channel.lanes.aside == []
     assert all(node.received(str(n)) == [1, 2, 3] for n in range(20))
 
@@ -182,7 +182,7 @@ def test_lanes_last_as_long_as_nothing_changes() -> None:
         node.follow(connection)
     lanes = node.channel.lanes
     node.publish()
-    node.settle()
+    node.run_turns()
     assert node.channel.lanes is lanes
     node.hub.unfollow(connections[3], "a")
     assert node.channel.lanes is not lanes
@@ -202,7 +202,7 @@ def test_a_lost_socket_among_many_is_its_own_trouble(flush_errors: LoggedErrors)
     node.hub.route_changed(node.hub.connections["5"])
     node.wires["5"].transport.write = lambda octets: 1 / 0
     node.publish()
-    node.settle()
+    node.run_turns()
     assert flush_errors(ZeroDivisionError)
     assert "5" not in node.hub.connections
     # Twisted hears of a lost socket from its own next write.
@@ -223,7 +223,7 @@ def test_sockets_of_two_classes_are_each_sent_to_their_own_way() -> None:
         outbox.direct_socket = node.wires[str(n)].kernel = Encrypted([])
         node.hub.route_changed(node.hub.connections[str(n)])
     node.publish()
-    node.settle()
+    node.run_turns()
     sent = {n: bytes(node.wires[str(n)].kernel.octets) for n in range(20)}
     assert sent[3] == sent[5] == sent[0].upper() != sent[0]
     assert all(sent[n] == sent[0] for n in range(20) if n not in (3, 5))
@@ -235,7 +235,7 @@ def test_what_is_counted_is_what_was_handed_over() -> None:
         node.follow(node.connect(str(n), []))
     node.publish()
     node.publish()
-    node.settle()
+    node.run_turns()
     assert node.counters.messages_out == 60
     assert node.counters.bytes_out == sum(len(wire.kernel.octets) for wire in node.wires.values())
 
@@ -252,7 +252,7 @@ def test_a_burst_that_a_socket_does_not_take_waits_within_the_limit(followers: i
     wire.hang_up = lambda close, discard: closed.append(close.code)  # type: ignore[attr-defined]
     for _ in range(50):
         node.publish()
-    node.settle()
+    node.run_turns()
     # The cut frame alone is the transport's.
     assert len(wire.transport.dataBuffer) + len(wire.transport._tempDataBuffer) <= 1
     assert 0 < wire.outbox.counted <= 300
@@ -279,10 +279,10 @@ def test_a_fan_out_that_fails_does_not_end_the_channel(
     with monkeypatch.context() as broken:
         broken.setattr(Plain, "publication", lambda self, publication: 1 / 0)
         node.publish()
-        node.settle()
+        node.run_turns()
     assert flush_errors(ZeroDivisionError)
     node.publish()
-    node.settle()
+    node.run_turns()
     assert all(node.received(str(n)) == [2] for n in range(20))
 
 
@@ -292,7 +292,7 @@ def test_lost_sockets_do_not_count_as_sent() -> None:
         node.follow(node.connect(str(n), []))
     node.wires["3"].kernel.dead = True
     node.publish()
-    node.settle()
+    node.run_turns()
     assert node.counters.messages_out == 19
 
 
@@ -313,7 +313,7 @@ def test_a_fan_out_yields_and_others_come_in_between(monkeypatch: pytest.MonkeyP
     node.follow(other, "b")
     node.publish("a")
     node.publish("b")
-    node.settle()
+    node.run_turns()
     assert len(order) == 21
     assert 0 < order.index(node.wires["other"].kernel) < 20
 
@@ -330,10 +330,10 @@ def test_who_leaves_or_comes_while_a_fan_out_is_under_way(monkeypatch: pytest.Mo
     node.clock.callLater(0, lambda: (node.hub.unfollow(connections[15], "a"), node.follow(connections[15])))
     node.clock.callLater(0, lambda: node.hub.remove(connections[16]))
     node.clock.callLater(0, lambda: node.follow(connections[-1]))
-    node.settle()
+    node.run_turns()
     assert {n for n in range(20) if node.received(str(n)) == [1]} == set(range(20)) - {14, 15, 16, 19}
     node.publish()
-    node.settle()
+    node.run_turns()
     assert {n for n in range(20) if 2 in node.received(str(n))} == set(range(20)) - {14, 16}
 
 
@@ -344,7 +344,7 @@ def test_who_comes_before_it_goes_out_gets_what_is_published_then() -> None:
     node.publish()
     node.follow(node.connect("late", []))
     node.publish()
-    node.settle()
+    node.run_turns()
     assert all(node.received(str(n)) == [1, 2] for n in range(20))
     assert node.received("late") == [2]
 

@@ -93,7 +93,7 @@ class World:
         )
         return self.offset
 
-    def settle(self) -> None:
+    def run_turns(self) -> None:
         while self.clock.getDelayedCalls():
             self.clock.advance(0)
 
@@ -163,10 +163,10 @@ def test_every_follower_gets_exactly_what_was_published_while_it_followed(
                         wanted[other, channel].append(offset)
                         flying[other, channel].append(offset)
             elif step == "turn":
-                world.settle()
+                world.run_turns()
                 for waiting in flying.values():
                     waiting.clear()
-        world.settle()
+        world.run_turns()
         for (n, channel), expected in wanted.items():
             got = [
                 m["data"]
@@ -179,7 +179,7 @@ def test_every_follower_gets_exactly_what_was_published_while_it_followed(
             assert set(got) <= set(expected)
         for connection in connections:
             world.hub.remove(connection)
-        world.settle()
+        world.run_turns()
         assert not world.hub.connections
         assert not world.hub.users
         assert not world.hub.channels
@@ -205,7 +205,7 @@ def test_a_newer_join_ends_the_older_one() -> None:
     assert not older.current
     assert world.hub.go_live(older, 0)
     world.publish()
-    world.settle()
+    world.run_turns()
     assert received(one) == []
     assert world.hub.go_live(newer, 0)
     assert received(one) == [1]
@@ -249,7 +249,7 @@ async def test_a_subscription_that_is_refused_at_once_is_asked_for_again() -> No
     await world.hub.confirmed(catchup)
     world.hub.go_live(catchup, 0)
     world.publish()
-    world.settle()
+    world.run_turns()
     assert received(two) == [1]
 
 
@@ -281,7 +281,7 @@ def test_a_message_is_kept_from_whom_it_excludes() -> None:
         world.hub.go_live(world.hub.begin(connection, "a"), 0)
     world.publish(exclude_user="user of 1")
     world.publish(exclude_connection="2")
-    world.settle()
+    world.run_turns()
     assert (received(one), received(two)) == ([2], [1])
 
 
@@ -292,9 +292,9 @@ def test_one_connections_trouble_is_its_own(flush_errors: LoggedErrors, monkeypa
         world.hub.go_live(world.hub.begin(connection, "a"), 0)
     monkeypatch.setattr(one.outbox._transport, "write", lambda octets: 1 / 0)
     world.publish()
-    world.settle()
+    world.run_turns()
     world.publish()
-    world.settle()
+    world.run_turns()
     assert received(two) == [1, 2]
     assert one.gone
     assert flush_errors(ZeroDivisionError)

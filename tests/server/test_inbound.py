@@ -33,7 +33,7 @@ async def test_reading_pauses_while_the_engine_is_waited_for(rig: Rig, monkeypat
     assert client.new() == []
     monkeypatch.undo()
     answer.errback(ZeroDivisionError())
-    await rig.settle()
+    await rig.until_idle()
     assert client.reading
     assert [m["id"] for m in client.new()] == ["slow", *range(MAX_WAITING)]
 
@@ -81,7 +81,7 @@ async def test_what_waits_is_forgotten_with_the_connection(rig: Rig) -> None:
     client.send("chat_message", 2, content="never said")
     client.vanish()
     client.send("ping", 3)
-    await rig.settle()
+    await rig.until_idle()
     assert client.new() == []
     assert rig.node.counters.publications == 0
 
@@ -92,5 +92,5 @@ async def test_a_socket_that_ends_while_it_does_not_read_ends_the_queue(rig: Rig
     for n in range(5):
         client.send("ping", n)
     client.vanish()
-    await rig.settle()
+    await rig.until_idle()
     assert len(client.new()) == 1

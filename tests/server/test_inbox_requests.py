@@ -44,7 +44,7 @@ def counts(notification: int = 0, chat: int = 0, task: int = 0) -> dict[str, int
 
 async def changes(rig: Rig, client: Client) -> list[Any]:
     """What a client was told of its inbox since the last look."""
-    await rig.settle()
+    await rig.until_idle()
     return [each["data"] for each in client.new() if each["type"] == "inbox_changed"]
 
 
@@ -84,7 +84,7 @@ async def test_what_was_read_shows_when_and_others_are_told(rig: Rig) -> None:
     epoch, now = await epoch_of(rig), rig.now()
     reply = await ann.ask("inbox_read", epoch=epoch, offsets=[3, 1, 3, 77])
     assert (reply["type"], reply["data"]) == ("inbox_read_success", {"unread": counts(1)})
-    await rig.settle()
+    await rig.until_idle()
     (told,) = [each for each in phone.new() if each["type"] == "inbox_changed"]
     assert (told["channel"], "offset" in told) == ("user:ann", False)
     assert told["data"] == {"offsets": [1, 3], "epoch": epoch, "readAt": now, "unread": counts(1)}
@@ -96,7 +96,7 @@ async def test_what_was_read_shows_when_and_others_are_told(rig: Rig) -> None:
     assert [each.get("readAt") for each in history] == [now, None, now]
     late = rig.connect()
     await late.ask("auth", token=rig.token("ann"))
-    await rig.settle()
+    await rig.until_idle()
     assert [each.get("readAt") for each in late.pushes("user_notification")] == [now, None, now]
     assert (await rig.engine.inbox.state("ann")).acked == 0
 
@@ -130,7 +130,7 @@ async def test_what_is_deleted_comes_nowhere_any_more(rig: Rig) -> None:
     assert [each["offset"] for each in history] == [4]
     late = rig.connect()
     await late.ask("auth", token=rig.token("ann"), positions={"user:ann": since})
-    await rig.settle()
+    await rig.until_idle()
     assert [each["offset"] for each in late.pushes("user_notification")] == [4]
     assert late.pushes("inbox_overflow") == []
 
@@ -330,7 +330,7 @@ async def test_who_was_catching_up_is_told_the_count_anew(rig: Rig) -> None:
     slow = rig.connect()
     slow.socket.blocked = True
     slow.send("auth", 1, token=rig.token("ann"))
-    await rig.settle()
+    await rig.until_idle()
     epoch = await epoch_of(rig)
     await ann.ask("inbox_read", epoch=epoch, offsets=[1, 2])
     slow.socket.unblock()

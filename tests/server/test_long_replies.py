@@ -88,7 +88,7 @@ async def until(rig: Rig, holds: Any) -> None:
     end = time.monotonic() + 30
     while not holds():
         assert time.monotonic() < end
-        await rig.settle()
+        await rig.until_idle()
         await deferLater(reactor, 0)
 
 
@@ -126,7 +126,7 @@ async def test_a_long_recovery_is_told_in_part_and_the_rest_comes_before_what_is
     assert "more" not in told
     await publish(rig, "news:a", 3, 10)
     if blocked:
-        await rig.settle()
+        await rig.until_idle()
         # The socket takes nothing, so nothing more is made for it.
         assert behind(client) == []
 

@@ -108,12 +108,12 @@ class Wire:
 
     def fan_out(self, frame: bytes) -> None:
         """As `Hub.fan_out` sends: by itself where the outbox is free, else by `Outbox.push`."""
-        free = self.outbox.direct_socket
-        if free is None:
+        direct = self.outbox.direct_socket
+        if direct is None:
             self.outbox.push(frame, Mark("c", None, ""))
             return
         try:
-            taken = free.send(frame)
+            taken = direct.send(frame)
         except OSError as problem:
             taken = refused(problem)
         if taken != len(frame):

@@ -37,7 +37,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 
 async def append(rig: Rig, text: str, name: str = "main") -> Any:
     taken = await rig.execute("task.output", taskId="t", text=text, name=name)
-    await rig.settle()
+    await rig.until_idle()
     return taken
 
 
@@ -118,7 +118,7 @@ async def test_an_output_without_content_is_empty_and_not_closed(rig: Rig) -> No
     }  # fmt: skip
     client.new()
     await rig.execute("task.complete", taskId="t")
-    await rig.settle()
+    await rig.until_idle()
     (push,) = [m for m in client.new() if m["type"] == "output"]
     assert (push["data"], push["offset"], push["epoch"]) == ({"closed": True}, 0, start["epoch"])
     assert (await follow(client))["closed"]
@@ -148,7 +148,7 @@ async def test_items_come_as_items(rig: Rig) -> None:
     assert (start["items"], start["offset"], start["kind"]) == ([1], 1, "items")
     client.new()
     await rig.execute("task.output", taskId="t", items=[2], name="steps")
-    await rig.settle()
+    await rig.until_idle()
     await rig.execute("task.output", taskId="t", items=[{"n": 3}], name="steps")
     await rig.execute("task.output", taskId="t", items=["[4]", 5], name="steps")
     await rig.advance(0.04)
@@ -217,7 +217,7 @@ async def test_the_end_comes_at_once_with_what_waited(rig: Rig) -> None:
     await append(rig, "a")
     await append(rig, "b")
     await rig.execute("task.fail", taskId="t", error="no", output={"text": "c"})
-    await rig.settle()
+    await rig.until_idle()
     assert (one.look().text, one.closed, one.pushes) == ("abc", True, 2)
     late = await reader(rig)
     assert (late.text, late.closed) == ("abc", True)
@@ -230,7 +230,7 @@ async def test_an_end_without_a_last_append_comes_with_what_waited(rig: Rig) -> 
     for letter in "abc":
         await append(rig, letter)
     await rig.execute("task.complete", taskId="t")
-    await rig.settle()
+    await rig.until_idle()
     assert (one.look().text, one.closed, one.pushes) == ("abc", True, 2)
 
 
@@ -258,7 +258,7 @@ async def test_the_owner_keeps_it_at_a_refresh_and_who_lost_the_right_is_told(ri
     owner, friend = await reader(rig), await reader(rig, "bob")
     await owner.client.ask("auth", token=rig.token("ann"))
     await friend.client.ask("auth", token=rig.token("bob"))
-    await rig.settle()
+    await rig.until_idle()
     assert [push["data"]["channel"] for push in friend.client.pushes("unsubscribed")] == [MAIN]
     assert owner.client.pushes("unsubscribed") == []
     await append(rig, "a")
@@ -305,7 +305,7 @@ async def test_another_attempt_is_told_as_a_reset(rig: Rig) -> None:
     # One that comes before anything is written tells those who are here.
     await rig.execute("task.create", taskId="t", userId="ann", restart=True)
     late = await reader(rig)
-    await rig.settle()
+    await rig.until_idle()
     assert (one.look().text, one.epoch) == ("", late.epoch)
 
 
@@ -371,7 +371,7 @@ async def test_the_server_side_subscribes_and_an_output_takes_a_place(rig: Rig) 
     await append(rig, "kept")
     client = await rig.client("bob")
     await rig.execute("subscribe", userId="bob", channels=[MAIN])
-    await rig.settle()
+    await rig.until_idle()
     (push,) = client.pushes("output")
     assert push["data"] == {"text": "kept", "reset": True, "start": 0}
     await append(rig, " live")
@@ -391,7 +391,7 @@ async def test_nothing_is_left_of_outputs_that_nobody_follows(rig: Rig) -> None:
     await append(rig, "c")
     assert one.look().text == "a"
     one.client.vanish()
-    await rig.settle()
+    await rig.until_idle()
     assert rig.leftovers() == {}
     assert rig.node._outputs._followed == {}
 

@@ -31,7 +31,7 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
     server.kill()
 
 
-class Place:
+class PresenceNode:
     """A node with a real engine, the clock of whose rooms the test moves; and what it announced."""
 
     def __init__(self, place: Path, redis: RedisServer, name: str) -> None:
@@ -44,11 +44,11 @@ class Place:
         self.clock = task.Clock()
         self.engine = make_engine(reactor, config, name, Clock(reactor))
         self.node = make_node(Clock(self.clock), config, self.engine, name)
-        self.announced: list[tuple[str, str, str]] = []
+        self.announcements: list[tuple[str, str, str]] = []
         self.node.publishing.announce = self.announce  # type: ignore[method-assign]
 
     async def announce(self, channel: str, type: str, data: Any) -> None:
-        self.announced.append((channel, type, "offline" if b'"offline"' in bytes(data) else "online"))
+        self.announcements.append((channel, type, "offline" if b'"offline"' in bytes(data) else "online"))
 
     async def stop(self) -> None:
         await self.node.hand_over()
@@ -66,7 +66,7 @@ class Connected:
 async def test_fault_7_another_node_knows_who_is_here_and_says_who_went_with_a_node_that_stopped(
     tmp_path: Path, redis: RedisServer
 ) -> None:
-    first, second = [Place(tmp_path, redis, name) for name in ("a", "b")]
+    first, second = [PresenceNode(tmp_path, redis, name) for name in ("a", "b")]
     for place in (first, second):
         await place.engine.start(place.node)
     try:
@@ -80,10 +80,10 @@ async def test_fault_7_another_node_knows_who_is_here_and_says_who_went_with_a_n
         gone = await second.engine.presence.online("ann")
         assert (gone.online, gone.last_seen_at is not None) == (False, True)
         assert (await second.node.presence.status("ann")).status == "online"  # within the grace
-        second.announced.clear()
+        second.announcements.clear()
         second.clock.advance(OFFLINE_GRACE / 1000)
-        await until(lambda: second.announced, "the other node says it")
-        assert second.announced == [("status:ann", "user_status", "offline")]
+        await until(lambda: second.announcements, "the other node says it")
+        assert second.announcements == [("status:ann", "user_status", "offline")]
         assert (await second.node.presence.status("bob")).status == "online"
     finally:
         await first.stop()
@@ -93,7 +93,7 @@ async def test_fault_7_another_node_knows_who_is_here_and_says_who_went_with_a_n
 async def test_who_comes_back_on_another_node_within_the_grace_has_not_been_away(
     tmp_path: Path, redis: RedisServer
 ) -> None:
-    first, second = [Place(tmp_path, redis, name) for name in ("a", "b")]
+    first, second = [PresenceNode(tmp_path, redis, name) for name in ("a", "b")]
     for place in (first, second):
         await place.engine.start(place.node)
     try:
@@ -111,18 +111,18 @@ async def test_who_comes_back_on_another_node_within_the_grace_has_not_been_away
         assert (await here.status("ann")).status == "online"
         second.clock.advance(OFFLINE_GRACE / 1000)
         await there.flush()
-        assert [status for _, _, status in first.announced + second.announced] == ["online", "offline"]
+        assert [status for _, _, status in first.announcements + second.announcements] == ["online", "offline"]
         assert (await here.status("ann")).status == "offline"
         await here.connect(Connected("e"), "ann")  # type: ignore[arg-type]
         await here.flush()
-        assert first.announced[-1] == ("status:ann", "user_status", "online")
+        assert first.announcements[-1] == ("status:ann", "user_status", "online")
     finally:
         await first.stop()
         await second.stop()
 
 
 async def test_the_last_node_stops_without_anyone_to_tell(tmp_path: Path, redis: RedisServer) -> None:
-    place = Place(tmp_path, redis, "a")
+    place = PresenceNode(tmp_path, redis, "a")
     await place.engine.start(place.node)
     try:
         await place.node.presence.connect(Connected("c"), "ann")  # type: ignore[arg-type]
@@ -131,14 +131,14 @@ async def test_the_last_node_stops_without_anyone_to_tell(tmp_path: Path, redis:
     finally:
         await place.stop()
     assert place.node.presence._leaving == {}
-    assert [status for _, _, status in place.announced] == ["online", "offline"]
+    assert [status for _, _, status in place.announcements] == ["online", "offline"]
 
 
 @pytest.mark.parametrize("other", ["stops too", "is dead and listed"])
 async def test_who_went_is_announced_by_the_node_that_stops_where_no_other_takes_it_over(
     tmp_path: Path, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, other: str
 ) -> None:
-    first, second = [Place(tmp_path, redis, name) for name in ("a", "b")]
+    first, second = [PresenceNode(tmp_path, redis, name) for name in ("a", "b")]
     for place in (first, second):
         await place.engine.start(place.node)
     try:
@@ -146,18 +146,18 @@ async def test_who_went_is_announced_by_the_node_that_stops_where_no_other_takes
             await place.node.presence.connect(Connected(f"c-{place.name}"), f"of-{place.name}")  # type: ignore[arg-type]
             place.node.presence.disconnect(Connected(f"c-{place.name}"), f"of-{place.name}")  # type: ignore[arg-type]
             await place.node.presence.flush()
-            place.announced.clear()
+            place.announcements.clear()
         if other == "stops too":
             second.node.presence.begin_stop()
         else:
             monkeypatch.setattr(cluster, "SURVEY_TIMEOUT", 100)
             monkeypatch.setattr(second.node, "answer", lambda question: defer.Deferred())
         await first.node.hand_over()
-        assert first.announced == [("status:of-a", "user_status", "offline")]
+        assert first.announcements == [("status:of-a", "user_status", "offline")]
         assert list(second.node.presence._leaving) == ["of-b"]
         await first.stop()
         await second.stop()
-        assert second.announced == [("status:of-b", "user_status", "offline")]
+        assert second.announcements == [("status:of-b", "user_status", "offline")]
     finally:
         await first.stop()
         await second.stop()
@@ -170,7 +170,7 @@ class Counting:
         self.presence = self
         self.away = False
         self.here = 0
-        self.announced: list[str] = []
+        self.announcements: list[str] = []
         self.recorded: list[str] = []
         #: of whom the engine knows that it was said that they went
         self.said: list[str] = []
@@ -209,7 +209,7 @@ class Counting:
         return self._answer(not self.comes_back)
 
     async def announce(self, channel: str, type: str, data: Any) -> None:
-        self.announced.append("offline" if b'"offline"' in bytes(data) else "online")
+        self.announcements.append("offline" if b'"offline"' in bytes(data) else "online")
         await self._answer(None)
 
 
@@ -220,10 +220,10 @@ async def test_who_went_while_the_engine_was_away_is_announced_when_it_is_back()
     presence.disconnect(Connected("c"), "ann")  # type: ignore[arg-type]
     engine.away = True
     clock.advance(3 * OFFLINE_GRACE / 1000)
-    assert engine.announced == ["online"]
+    assert engine.announcements == ["online"]
     engine.away = False
     clock.advance(OFFLINE_GRACE / 1000)
-    assert engine.announced == ["online", "offline"]
+    assert engine.announcements == ["online", "offline"]
     assert engine.recorded == ["user.online", "user.offline"]
     assert engine.said == ["ann"]
     assert clock.getDelayedCalls() == []
@@ -239,7 +239,7 @@ async def test_who_comes_back_after_that_may_have_been_announced_is_announced_to
     clock.advance(OFFLINE_GRACE / 1000)
     engine.away = False
     await presence.connect(Connected("d"), "ann")  # type: ignore[arg-type]
-    assert engine.announced == ["online", "offline", "online"]
+    assert engine.announcements == ["online", "offline", "online"]
     presence.stop()
     assert clock.getDelayedCalls() == []
 
@@ -251,7 +251,7 @@ async def test_whom_another_node_takes_back_while_it_is_said_that_they_went_is_h
     presence.disconnect(Connected("c"), "ann")  # type: ignore[arg-type]
     engine.comes_back = True
     clock.advance(OFFLINE_GRACE / 1000)
-    assert engine.announced == ["online", "offline", "online"]
+    assert engine.announcements == ["online", "offline", "online"]
     assert clock.getDelayedCalls() == []
 
 
@@ -336,10 +336,10 @@ async def test_who_went_with_another_node_too_is_announced_once() -> None:
     clock.advance(1)
     # The node goes on under another name, and finds what it left under the one before.
     presence.offline("ann", 1)
-    assert engine.announced == ["online"]
+    assert engine.announcements == ["online"]
     clock.advance(OFFLINE_GRACE / 1000)
-    assert engine.announced == ["online", "offline"]
+    assert engine.announcements == ["online", "offline"]
     presence.offline("bob", 1)
-    assert engine.announced == ["online", "offline", "offline"]
+    assert engine.announcements == ["online", "offline", "offline"]
     assert engine.said == ["ann", "bob"]
     assert clock.getDelayedCalls() == []

@@ -101,7 +101,7 @@ async def test_what_shall_not_be_kept_is_live_alone(rig: Rig) -> None:
     for channel in ("news:a", "user:ann"):
         published = await rig.execute("publish", channel=channel, data=1, skipHistory=True)
         assert list(published) == ["messageId"]
-    await rig.settle()
+    await rig.until_idle()
     assert [(one["channel"], "offset" in one) for one in ann.pushes("message")] == [
         ("news:a", False),
         ("user:ann", False),

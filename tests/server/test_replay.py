@@ -45,18 +45,18 @@ async def slow_reader(rig: Rig, channel: str) -> Client:
 async def drain(rig: Rig, client: Client) -> None:
     for _ in range(60):
         client.socket.unblock()
-        await rig.settle()
+        await rig.until_idle()
 
 
 async def test_what_was_trimmed_before_it_was_read_is_told_as_a_loss(rig: Rig) -> None:
     client = await slow_reader(rig, "short:a")
     for n in range(20):
         await rig.execute("publish", channel="short:a", data=n)
-        await rig.settle()
+        await rig.until_idle()
     await drain(rig, client)
     assert [m["data"]["channel"] for m in client.pushes("resync")] == ["short:a"]
     await rig.execute("publish", channel="short:a", data="live again")
-    await rig.settle()
+    await rig.until_idle()
     assert client.pushes()[-1]["data"] == "live again"
 
 
@@ -64,7 +64,7 @@ async def test_unread_messages_that_went_are_counted(rig: Rig) -> None:
     for n in range(8):
         await rig.execute("notify", userId="ann", data={"n": n})
     client = await rig.client("ann")
-    await rig.settle()
+    await rig.until_idle()
     assert [m["data"]["lost"] for m in client.pushes("inbox_overflow")] == [3]
     assert [m["data"]["n"] for m in client.pushes("user_notification")] == [3, 4, 5, 6, 7]
 
@@ -135,7 +135,7 @@ async def test_a_replay_that_cannot_be_read_asks_the_client_to_come_back(
     monkeypatch.setattr(rig.engine.history, "read", lambda *_: fail(errors.Unavailable("away")))
     for n in range(6):
         await rig.execute("publish", channel="short:a", data=n)
-        await rig.settle()
+        await rig.until_idle()
     await drain(rig, client)
     assert client.closed == errors.INTERNAL
 
@@ -156,7 +156,7 @@ async def test_who_went_with_a_dead_node_is_announced_here(rig: Rig) -> None:
     await watcher.ask("subscribe", channels=["short:a", "status:ann"])
     rig.node.offline("ann", 5)
     rig.node.absent("short:a", Member("ann", 0), "c1", True)
-    await rig.settle()
+    await rig.until_idle()
     assert [m["data"]["status"] for m in watcher.pushes("user_status")] == ["offline"]
     assert [m["data"] for m in watcher.pushes("presence_leave")] == [{"userId": "ann"}]
 
@@ -168,7 +168,7 @@ async def test_who_went_by_mistake_is_announced_here(rig: Rig) -> None:
     rig.node.online("ann")
     rig.node.present("short:a", Member("ann", 0, msgspec.Raw(b'{"name":"Ann"}')), "c1", True)
     rig.node.present("unknown:a", Member("ann", 0), "", True)
-    await rig.settle()
+    await rig.until_idle()
     told = [(m["channel"], m["type"], m["data"]) for m in watcher.new()]
     assert sorted(told, key=str) == [
         ("short:a", "presence_join", {"userId": "ann", "info": {"name": "Ann"}}),

@@ -37,7 +37,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 async def notify(rig: Rig, *numbers: int) -> dict[str, Any]:
     for n in numbers:
         answer = await rig.execute("notify", userId="ann", data={"n": n})
-    await rig.settle()
+    await rig.until_idle()
     (result,) = answer["results"]
     return {"offset": result["offset"], "epoch": result["epoch"]}
 
@@ -47,7 +47,7 @@ async def sign_in(rig: Rig, position: dict[str, Any] | None) -> tuple[Client, di
     asked = {} if position is None else {"positions": {OWN: position}}
     reply = await client.ask("auth", token=rig.token("ann"), **asked)
     for _ in range(5):
-        await rig.settle()
+        await rig.until_idle()
     return client, reply["data"]
 
 
@@ -136,10 +136,10 @@ async def test_who_is_connected_is_sent_what_it_was_not_sent_itself(rig: Rig) ->
     await phone.ask("ack", **newest)
     await rig.engine.move_epochs()
     for _ in range(5):
-        await rig.settle()
+        await rig.until_idle()
     rig.node.resync(OWN, Position(2, newest["epoch"]))
     for _ in range(5):
-        await rig.settle()
+        await rig.until_idle()
     assert sent(laptop) == [1, 2, 3, 4]
 
 
@@ -149,7 +149,7 @@ async def test_a_move_is_told_and_repeats_nothing_that_was_sent(rig: Rig) -> Non
     await laptop.ask("ack", **newest)
     await rig.engine.move_epochs()
     for _ in range(5):
-        await rig.settle()
+        await rig.until_idle()
     assert [m["data"]["channel"] for m in laptop.pushes("resync")] == [OWN, "system"]
     assert sent(laptop) == [1, 2]
     await notify(rig, 3)
@@ -161,12 +161,12 @@ async def test_an_inbox_that_moves_on_while_it_is_replayed_is_sent_whole(rig: Ri
     laptop = rig.connect()
     laptop.socket.blocked = True
     await laptop.ask("auth", token=rig.token("ann"))
-    await rig.settle()
+    await rig.until_idle()
     await rig.engine.move_epochs()
     await notify(rig, 31)
     for _ in range(60):
         laptop.socket.unblock()
-        await rig.settle()
+        await rig.until_idle()
     assert [m["data"]["channel"] for m in laptop.pushes("resync")].count(OWN) == 1
     assert sorted(set(sent(laptop))) == [*range(1, 32)]
 
@@ -213,7 +213,7 @@ async def test_a_store_that_is_replaced_under_the_server_is_told_like_a_move(rig
     moved = await notify(rig, 5)
     assert (moved["offset"], moved["epoch"] == newest["epoch"], rig.engine.trouble()) == (3, False, None)
     for _ in range(5):
-        await rig.settle()
+        await rig.until_idle()
     assert laptop.pushes("resync")
     # All that is kept is sent: 3 was lost, and its offset is another message's now.
     assert [m["offset"] for m in laptop.pushes("user_notification") if m["epoch"] == moved["epoch"]] == [1, 2, 3]

@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from tests.engine.redis.servers import RedisServer
-from tests.protocols.paper import LANGUAGES, Place
+from tests.protocols.paper import LANGUAGES, LocalNode
 
 
 class Counted:
@@ -45,7 +45,7 @@ class Counted:
         return result
 
 
-async def sign_in(place: Place, user: str) -> None:
+async def sign_in(place: LocalNode, user: str) -> None:
     client = place.connect(LANGUAGES["native"]())
     positions = {"system": (0, "another"), f"user:{user}": (0, (await place.engine.inbox.state(user)).epoch)}
     assert (await client.ask("auth", place.token(user), positions))[0] == "ok"
@@ -53,7 +53,7 @@ async def sign_in(place: Place, user: str) -> None:
 
 async def test_redis_is_waited_for_five_times_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = RedisServer(tmp_path / "redis").start()
-    place = Place(tmp_path, f'[engine]\nkind = "redis"\n[redis]\nurl = "{server.url}"\n')
+    place = LocalNode(tmp_path, f'[engine]\nkind = "redis"\n[redis]\nurl = "{server.url}"\n')
     try:
         await place.start()
         await sign_in(place, "ann")
@@ -69,7 +69,7 @@ async def test_redis_is_waited_for_five_times_at_most(tmp_path: Path, monkeypatc
 
 
 async def test_the_store_is_asked_in_one_batch(tmp_path: Path) -> None:
-    place = await Place(tmp_path, "").start()
+    place = await LocalNode(tmp_path, "").start()
     try:
         await place.engine.inbox.state("ann")
         before = place.engine.figures()

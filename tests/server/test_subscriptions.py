@@ -68,7 +68,7 @@ async def test_who_is_refused_while_the_engine_is_away_is_told_of_no_loss(
         # As our clients do after each `resync`: a loss told each time would make them ask for as long as it lasts.
         await client.ask("subscribe", channels=[NEWS])
     deliver(rig, 1)
-    await rig.settle()
+    await rig.until_idle()
     assert told(client) == ["UNAVAILABLE", "UNAVAILABLE", "UNAVAILABLE", 1]
 
 
@@ -81,7 +81,7 @@ async def test_what_was_on_its_way_when_the_past_could_not_be_read_is_told_as_lo
     # Before the turn ends, in which it goes out.
     await client.ask("subscribe", channels=[NEWS])
     deliver(rig, 2)
-    await rig.settle()
+    await rig.until_idle()
     assert told(client) == ["UNAVAILABLE", "resync", 2]
 
 
@@ -92,11 +92,11 @@ async def test_what_comes_while_the_past_is_read_in_vain_follows_the_refusal(
     page: Deferred[Any] = Deferred()
     monkeypatch.setattr(rig.engine.history, "read", lambda *_: page)
     client.send("subscribe", 1, channels=[NEWS])
-    await rig.settle()
+    await rig.until_idle()
     deliver(rig, 1)
     deliver(rig, 2)
     page.errback(errors.Unavailable("away"))
-    await rig.settle()
+    await rig.until_idle()
     assert told(client) == ["UNAVAILABLE", 1, 2]
 
 
@@ -105,11 +105,11 @@ async def test_more_than_is_held_meanwhile_is_told_as_lost(rig: Rig, monkeypatch
     page: Deferred[Any] = Deferred()
     monkeypatch.setattr(rig.engine.history, "read", lambda *_: page)
     client.send("subscribe", 1, channels=[NEWS])
-    await rig.settle()
+    await rig.until_idle()
     for offset in range(1, MAX_HELD + 3):
         deliver(rig, offset)
     page.errback(errors.Unavailable("away"))
-    await rig.settle()
+    await rig.until_idle()
     assert told(client) == ["UNAVAILABLE", "resync", *range(3, MAX_HELD + 3)]
 
 
@@ -120,6 +120,6 @@ async def test_an_inbox_that_cannot_be_read_goes_on_as_it_was(rig: Rig, monkeypa
         reply = await client.ask("subscribe", channels=[{"channel": "user:ann", "since": {"offset": 0, "epoch": "e"}}])
         assert reply["data"]["rejected"]["user:ann"]["code"] == "UNAVAILABLE"
     await rig.execute("notify", userId="ann", data={"n": 1})
-    await rig.settle()
+    await rig.until_idle()
     assert [m["type"] for m in client.new()] == ["subscription_success", "user_notification"]
     assert client.closed is None

@@ -100,7 +100,7 @@ async def test_what_comes_after_the_end_of_a_task_is_old(rig: Rig) -> None:
     owner = await rig.client("ann")
     running = await rig.execute("task.create", taskId="t", userId="ann")
     await rig.execute("task.fail", taskId="t", error="broke")
-    await rig.settle()
+    await rig.until_idle()
     rig.node.tasks.event(TaskEvent("task_progress", running), to_owner=True)
     assert owner.pushes()[-1]["type"] == "task_failed"
     assert rig.node.tasks._feeds == {}
@@ -113,7 +113,7 @@ async def test_nothing_older_follows_an_end_that_came_by_replay(
     owner = await rig.client("ann")
     await rig.execute("task.create", taskId="t", userId="ann")
     await rig.execute("task.progress", taskId="t", percentage=10)
-    await rig.settle()
+    await rig.until_idle()
     position = {"offset": 0, "epoch": (await rig.engine.inbox.read("ann", None, 1)).epoch}
     # This one has to wait for its turn, and the end that would take its place is lost on the way.
     await rig.execute("task.progress", taskId="t", percentage=60)
@@ -122,7 +122,7 @@ async def test_nothing_older_follows_an_end_that_came_by_replay(
     monkeypatch.undo()
     if how == "resync":
         rig.node.resync("user:ann", None)
-        await rig.settle()
+        await rig.until_idle()
         assert versions(owner.pushes())[-1] == 4
     else:
         reply = await owner.ask("subscribe", channels=[{"channel": "user:ann", "since": position}])
@@ -138,7 +138,7 @@ async def test_the_end_of_an_earlier_attempt_that_is_replayed_ends_nothing(rig: 
     (first,) = (await rig.engine.inbox.read("ann", 0, 10)).messages
     await rig.advance(1)
     await rig.execute("task.create", taskId="t", userId="ann", restart=True)
-    await rig.settle()
+    await rig.until_idle()
     rig.node.tasks.replayed(first)
     await rig.execute("task.progress", taskId="t", percentage=10)
     await rig.advance(5)
@@ -189,7 +189,7 @@ async def test_a_state_that_went_with_the_data_is_shown_to_nobody_who_comes(
     for version, percentage in ((2, 40.0), (3, 60.0)):
         state = msgspec.structs.replace(running, version=version, percentage=percentage, status=Status.RUNNING)
         rig.node.tasks.event(TaskEvent("task_progress", state), to_owner=True)
-    await rig.settle()
+    await rig.until_idle()
     assert versions(owner.pushes()) == [1, 2]
     monkeypatch.setattr(rig.engine.tasks, "lowest_version", lambda: 1_000)
     late = await rig.client("ann")
@@ -234,9 +234,9 @@ async def test_an_end_that_comes_before_the_answer_is_shown_behind_it(
 
     monkeypatch.setattr(rig.node.replay, "history", later)
     watcher.send("subscribe", "s", channels=["task:t", "chat:x"])
-    await rig.settle()
+    await rig.until_idle()
     await rig.execute("task.complete", taskId="t")
-    await rig.settle()
+    await rig.until_idle()
     admission.callback(None)
     await rig.advance(5)
     said = [m for m in watcher.new() if m.get("id") == "s" or m.get("channel") == "task:t"]
@@ -295,13 +295,13 @@ async def test_the_last_state_reaches_a_slow_consumer_though_its_push_was_left_o
             await rig.execute("task.progress", taskId=task, percentage=percentage)
         await rig.advance(2)
     await rig.execute("task.complete", taskId="over", result={"ok": True})
-    await rig.settle()
+    await rig.until_idle()
     for n in range(20):
         await rig.execute("publish", channel="chat:a", data={"n": n, "text": "x" * 100})
-        await rig.settle()
+        await rig.until_idle()
     assert versions(client.new()) == []
     client.socket.unblock()
-    await rig.settle()
+    await rig.until_idle()
     events = [m for m in client.new() if m["type"].startswith("task_")]
     last = {m["data"]["taskId"]: (m["type"], m["data"]["percentage"]) for m in events}
     assert last == {"going": ("task_progress", 20), "over": ("task_completed", 100)}
@@ -319,7 +319,7 @@ async def test_what_was_replaced_by_a_newer_state_is_not_told_twice(rig: Rig) ->
         await rig.execute("task.progress", taskId="t", percentage=percentage)
         await rig.advance(2)
     client.socket.unblock()
-    await rig.settle()
+    await rig.until_idle()
     assert [m["data"]["percentage"] for m in client.new()] == [30]
 
 
@@ -360,7 +360,7 @@ async def test_a_running_task_that_is_begun_anew_is_shown_at_once(rig: Rig) -> N
     await rig.execute("task.progress", taskId="t", percentage=70)
     await owner.ask("task_cancel", taskId="t")
     again = await rig.execute("task.create", taskId="t", userId="ann", status="running", restart=True)
-    await rig.settle()
+    await rig.until_idle()
     last = owner.pushes()[-1]
     assert (last["type"], last["data"]["attempt"], last["data"]["percentage"]) == ("task_created", 2, 0)
     assert again.cancel_requested is True

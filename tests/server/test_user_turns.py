@@ -224,7 +224,7 @@ async def test_an_operation_of_many_channels_takes_many_turns(rig: Rig, monkeypa
     # Each is looked at in a turn of its own, and opened in another one.
     assert opened == [0] * len(ROOMS) + list(range(len(ROOMS)))
     for _ in ROOMS:
-        await rig.settle()
+        await rig.until_idle()
     (subscribed,) = [message for message in ann.new() if message.get("id") == 1]
     assert sorted(subscribed["data"]["results"]) == ROOMS
     ann.send("unsubscribe", 2, channels=ROOMS)
@@ -236,7 +236,7 @@ async def test_an_operation_of_many_channels_takes_many_turns(rig: Rig, monkeypa
     assert len(mine) == before
     assert [message["id"] for message in ann.new() if "id" in message] == [2]
     ann.vanish()
-    await rig.settle()
+    await rig.until_idle()
     assert rig.leftovers() == {}
 
 
@@ -251,7 +251,7 @@ async def test_who_goes_in_the_middle_of_a_long_operation_leaves_nothing(
         for _ in range(turns):
             turn(rig)
         ann.vanish()
-        await rig.settle()
+        await rig.until_idle()
     await rig.advance(0)
     assert rig.leftovers() == {}
 
@@ -270,7 +270,7 @@ async def test_a_right_that_ends_meanwhile_counts(tmp_path: Path, monkeypatch: p
             turn(rig)
         ann.connection.identity = replace(identity, grants=Grants.of(()))
         for _ in range(4):
-            await rig.settle()
+            await rig.until_idle()
     (subscribed,) = [message for message in ann.new() if message.get("id") == 1]
     assert list(subscribed["data"]["results"]) == ["chat:a"]
     assert subscribed["data"]["rejected"]["secret:a"]["code"] == "PERMISSION_DENIED"
@@ -302,5 +302,5 @@ async def test_a_crowd_that_leaves_at_once_leaves_a_few_at_a_time(rig: Rig, monk
         told[number].callback(False)
         rig.clock.advance(0)
     assert len(told) == 3 * DEPARTING + 1
-    await rig.settle()
+    await rig.until_idle()
     assert flushed.called

@@ -128,7 +128,7 @@ class DeviceView:
     wanted: bool = True
     #: of this connection: where the inbox began and ended as it signed in, offsets delivered, and losses told
     began: tuple[int, str] | None = None
-    announced: int = 0
+    inbox_end: int = 0
     inbox: set[int] = field(default_factory=set)
     lost_here: int = 0
     delivered_since_told: bool = True
@@ -317,7 +317,7 @@ class Checker:
             # Of another epoch: where the replay begins is not told.
             device.began = None
             self._doubt(device, given[0], line["at"])
-        device.announced = inbox["offset"]
+        device.inbox_end = inbox["offset"]
         device.inbox, device.lost_here, device.delivered_since_told = set(), 0, True
         for state in line["tasks"]:
             self._show_task(device, line["at"], state)
@@ -465,7 +465,7 @@ class Checker:
         newest = max(device.inbox)
         missing = newest - after - len([offset for offset in device.inbox if offset > after])
         # The newest ones may have been lost themselves: for a chat message there was no room.
-        at_most = missing + max(0, device.announced - newest)
+        at_most = missing + max(0, device.inbox_end - newest)
         # What took another one's place, or was deleted, is no loss.
         replaced = self._collapsing[device.user] + len(self._deleted[device.user])
         if device.lost_here > at_most:
@@ -543,13 +543,13 @@ class Checker:
                     continue
                 if not device.acks and call.at < device.first_signed_in:
                     continue
-                arrived = key in (device.tasks_ended if call.what in ENDS else device.seen[f"user:{user}"])
+                delivered = key in (device.tasks_ended if call.what in ENDS else device.seen[f"user:{user}"])
                 doubted = any(
                     offset <= most and call.answered_at <= until
                     for most, until in device.unsure
                     for offset in self._offsets[f"user:{user}", key]
                 )
-                if not arrived and not doubted:
+                if not delivered and not doubted:
                     absent[device.name].append(key)
         for name, keys in absent.items():
             told = self._devices[name].told_lost

@@ -53,7 +53,7 @@ class Line(Protocol):
         self._open = False
         self.over = False
         self.code: int | None = None
-        self.heard_at = device.world.now
+        self.received_at = device.world.now
 
     def connectionMade(self) -> None:
         self.transport.purpose = "device"
@@ -61,7 +61,7 @@ class Line(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self._buffer += data
-        self.heard_at = self._device.world.now
+        self.received_at = self._device.world.now
         try:
             if not self._open:
                 status, _, self._buffer = wire.take_head(self._buffer)
@@ -229,8 +229,8 @@ class Device:
         self.line = None
         self.signed_in = False
         self._history.note("lost", device=self.name, connection=line.number, code=code)
-        for settle in list(self.requests.values()):
-            settle("lost", None)
+        for on_answer in list(self.requests.values()):
+            on_answer("lost", None)
         self.requests = {}
         if self.wanted:
             self._again()
@@ -257,7 +257,7 @@ class Device:
         """Look whether the connection still lives."""
         if self.line is not line:
             return
-        silence = self.world.now - line.heard_at
+        silence = self.world.now - line.received_at
         if silence >= line.silence:
             self._give_up(line)
             return
@@ -348,11 +348,11 @@ class Device:
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
-    def _ask(self, type: str, data: Any, settle: Callable[[str, Any], None]) -> None:
-        """Send a request; ``settle`` is called with the reply's type and data, or ``lost``."""
+    def _ask(self, type: str, data: Any, on_answer: Callable[[str, Any], None]) -> None:
+        """Send a request; ``on_answer`` is called with the reply's type and data, or ``lost``."""
         assert self.line is not None
         self._number += 1
-        self.requests[self._number] = settle
+        self.requests[self._number] = on_answer
         self.line.send(type, data, self._number)
 
     def call(self, what: str, type: str, data: Any) -> None:
@@ -361,7 +361,7 @@ class Device:
             return
         number = self._history.call(self.name, self._node, what, data)
 
-        def settle(type: str, reply: Any) -> None:
+        def on_answer(type: str, reply: Any) -> None:
             if type == "lost":
                 self._history.unknown(number, "lost")
             elif type == "error":
@@ -369,7 +369,7 @@ class Device:
             else:
                 self._history.done(number, reply)
 
-        self._ask(type, data, settle)
+        self._ask(type, data, on_answer)
 
     def change_inbox(self, what: str, more: dict[str, Any], up_to: bool) -> None:
         """Mark some of the messages that came last, all up to one (``up_to``), or delete them."""
@@ -394,9 +394,9 @@ class Device:
         """Something came. ``more``: what else the history says of it where it is a message of a channel."""
         if self.line is not line:
             return
-        settle = self.requests.pop(message["id"], None) if "id" in message else None
-        if settle is not None:
-            settle(message["type"], message.get("data"))
+        on_answer = self.requests.pop(message["id"], None) if "id" in message else None
+        if on_answer is not None:
+            on_answer(message["type"], message.get("data"))
         elif message["type"] in ("resync", "inbox_overflow", "unsubscribed", "going_away", "error", "inbox_changed"):
             self._told(line, message)
         elif "channel" in message:

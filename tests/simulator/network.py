@@ -78,7 +78,7 @@ class End:
             self.disconnecting = True
             self._out.clear()
             self.process.later(0, self._end, error.ConnectionAborted)
-            self.network.tell(self.peer, error.ConnectionLost)
+            self.network.notify(self.peer, error.ConnectionLost)
 
     def getPeer(self) -> IPv4Address:
         return IPv4Address("TCP", *self.peer.address)
@@ -190,7 +190,7 @@ class End:
             return
         for end in (self, self.peer):
             end._out.clear()
-            self.network.tell(end, error.ConnectionLost)
+            self.network.notify(end, error.ConnectionLost)
 
     def stop(self, seconds: float) -> None:
         """Nothing from here arrives for so long."""
@@ -307,7 +307,7 @@ class Network:
         else:
             near.protocol.makeConnection(near)
 
-    def tell(self, end: End, kind: type[Exception]) -> None:
+    def notify(self, end: End, kind: type[Exception]) -> None:
         self.process_later(end.process, self._lost, end, kind)
 
     def _lost(self, end: End, kind: type[Exception]) -> None:
@@ -330,7 +330,7 @@ class Network:
                 end._flush()
                 end._send(end.peer._closed)
             else:
-                self.tell(end.peer, error.ConnectionLost)
+                self.notify(end.peer, error.ConnectionLost)
             end.connected = False
             self.forget(end)
 

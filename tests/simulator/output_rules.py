@@ -122,7 +122,7 @@ class OutputRules:
             return
         who, newest = line["reader"], [page["offset"], page["epoch"]]
         position = None if line["position"] is None else list(line["position"])
-        if not line["following"]:
+        if not line["subscribed"]:
             yield "output-last", line["at"], f"{who} does not follow {line['channel']} in the end"
         elif position != newest:
             yield "output-last", line["at"], f"{who} stands at {position}, the newest of {line['channel']} is {newest}"

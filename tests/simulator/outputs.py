@@ -83,7 +83,7 @@ class _Line(Protocol):
         self._reader = reader
         self._buffer = b""
         self._open = False
-        self.heard_at = reader.world.now
+        self.received_at = reader.world.now
 
     def connectionMade(self) -> None:
         self.transport.purpose = "device"
@@ -91,7 +91,7 @@ class _Line(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self._buffer += data
-        self.heard_at = self._reader.world.now
+        self.received_at = self._reader.world.now
         try:
             if not self._open:
                 status, _, self._buffer = wire.take_head(self._buffer)
@@ -144,11 +144,11 @@ class Reader:
         self._line: _Line | None = None
         #: whether it is cut now and then
         self._restless = True
-        self.following = self.closed = False
+        self.subscribed = self.closed = False
         self.position: tuple[int, str] | None = None
         self._process.later(0, self._connect)
 
-    def settle(self) -> None:
+    def stay(self) -> None:
         """Stay, from now on."""
         self._restless = False
 
@@ -160,7 +160,7 @@ class Reader:
             channel=self.channel,
             position=self.position,
             closed=self.closed,
-            following=self.following,
+            subscribed=self.subscribed,
         )
 
     def _connect(self) -> None:
@@ -187,14 +187,14 @@ class Reader:
     def _watch(self, line: _Line) -> None:
         if self._line is not line:
             return
-        silence = self.world.now - line.heard_at
+        silence = self.world.now - line.received_at
         if silence >= SILENCE:
             if line.transport is None:
                 self.lost(line)
             else:
                 line.transport.abortConnection()
             return
-        if silence >= PING and self.following:
+        if silence >= PING and self.subscribed:
             line.send("ping", {})
         self._process.later(1.0, self._watch, line)
 
@@ -204,7 +204,7 @@ class Reader:
     def lost(self, line: _Line) -> None:
         if self._line is line:
             self._line = None
-            self.following = False
+            self.subscribed = False
             self._again()
 
     def _subscribe(self, line: _Line) -> None:
@@ -224,7 +224,7 @@ class Reader:
             case "auth_success":
                 self._subscribe(line)
             case "subscription_success" if self.channel in data["results"]:
-                self.following = True
+                self.subscribed = True
                 told = data["results"][self.channel]["output"]
                 self._take(told, told["offset"], told["epoch"], answer=True)
             case "subscription_success" | "error":

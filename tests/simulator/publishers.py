@@ -15,7 +15,7 @@ from . import wire
 from .history import History
 from .network import Network
 from .nodes import API_KEY, REDIS_PORT
-from .requests import Settle, send
+from .requests import OnAnswer, send
 from .world import Process, World
 
 #: How often a call is tried.
@@ -45,11 +45,11 @@ class Publisher:
         self._choose = choose
         self.process = Process(world, name, f"10.0.3.{number}")
 
-    def call(self, what: str, method: str, path: str, body: Any, then: Settle | None = None) -> None:
+    def call(self, what: str, method: str, path: str, body: Any, then: OnAnswer | None = None) -> None:
         """Make a call, and again while it is not known to have happened, or not to."""
         self.process.later(0, self._attempt, what, method, path, body, then, 1)
 
-    def _attempt(self, what: str, method: str, path: str, body: Any, then: Settle | None, tries: int) -> None:
+    def _attempt(self, what: str, method: str, path: str, body: Any, then: OnAnswer | None, tries: int) -> None:
         def again() -> None:
             if tries < TRIES:
                 pause = self.world.chance.uniform(0.1, 1.0)
@@ -62,7 +62,7 @@ class Publisher:
         name, host = chosen
         number = self._history.call(self.name, name, what, body if body is not None else path)
 
-        def settle(status: int, answer: Any) -> None:
+        def on_answer(status: int, answer: Any) -> None:
             if status in (200, 201):
                 failed = self._note_done(number, answer)
                 if failed:
@@ -80,7 +80,7 @@ class Publisher:
                 elif then is not None:
                     then(status, answer)
 
-        send(self._network, self.process, host, wire.request(method, path, body, API_KEY), settle)
+        send(self._network, self.process, host, wire.request(method, path, body, API_KEY), on_answer)
 
     def _note_done(self, number: int, answer: Any) -> bool:
         """Write the answer down; return whether a part of it failed."""

@@ -69,17 +69,17 @@ class _Connector:
     def __init__(self, factory: Any, address: tuple[str, int]) -> None:
         self.factory = factory
         self._address = address
-        self._over = False
+        self._finished = False
 
     def build(self, address: IPv4Address) -> Any:
-        if self._over:
+        if self._finished:
             return None
-        self._over = True
+        self._finished = True
         return self.factory.buildProtocol(address)
 
     def failed(self, reason: Failure) -> None:
-        if not self._over:
-            self._over = True
+        if not self._finished:
+            self._finished = True
             self.factory.clientConnectionFailed(self, reason)
 
     def stopConnecting(self) -> None:

@@ -18,7 +18,7 @@ from .world import Process
 PATIENCE = 8.0
 
 #: A request's end: the status, 0 where no answer came, and the body.
-Settle = Callable[[int, Any], None]
+OnAnswer = Callable[[int, Any], None]
 
 
 class Request(Protocol):
@@ -26,10 +26,10 @@ class Request(Protocol):
 
     transport: Any
 
-    def __init__(self, octets: bytes, settle: Settle) -> None:
+    def __init__(self, octets: bytes, on_answer: OnAnswer) -> None:
         self._octets = octets
         self._buffer = b""
-        self.settle: Settle | None = settle
+        self.on_answer: OnAnswer | None = on_answer
 
     def connectionMade(self) -> None:
         self.transport.purpose = "api"
@@ -47,20 +47,20 @@ class Request(Protocol):
         self.end(0, None)
 
     def end(self, status: int, body: Any) -> None:
-        settle, self.settle = self.settle, None
-        if settle is None:
+        on_answer, self.on_answer = self.on_answer, None
+        if on_answer is None:
             return
         if self.transport is not None:
             self.transport.abortConnection()
-        settle(status, body)
+        on_answer(status, body)
 
 
-def send(network: Network, process: Process, host: str, octets: bytes, settle: Settle) -> None:
-    """Send a request to a node; ``settle`` is called once."""
-    request = Request(octets, settle)
+def send(network: Network, process: Process, host: str, octets: bytes, on_answer: OnAnswer) -> None:
+    """Send a request to a node; ``on_answer`` is called once."""
+    request = Request(octets, on_answer)
 
     def build(address: IPv4Address) -> Request | None:
-        return request if request.settle is not None else None
+        return request if request.on_answer is not None else None
 
     network.connect(process, (host, PORT), build, lambda failure: request.end(0, None))
     process.later(PATIENCE, request.end, 0, None)

@@ -208,7 +208,7 @@ class Run:
         self.history.note("mended")
         self._mended = True
         for reader in self.readers:
-            reader.settle()
+            reader.stay()
         for name in sorted(self._narrowed):
             self._widen(self._node(name))
         if self._receiver is not None:
@@ -297,14 +297,14 @@ class Run:
     def _leased(self, lease: bytes) -> None:
         # Who stands still renews none: it is another one's.
         for session in [session for session, wanted in self._late.items() if wanted == lease]:
-            self._arrive(session)
+            self._deliver_late(session)
 
-    def _arrive(self, session: RedisSession) -> None:
+    def _deliver_late(self, session: RedisSession) -> None:
         if self._late.pop(session, None) is not None:
-            session.transport.process.later(0, session.arrive)
+            session.transport.process.later(0, session.deliver_late)
 
     def _go_on(self, session: RedisSession) -> None:
-        self._arrive(session)
+        self._deliver_late(session)
         process = session.transport.peer.process
         if process.alive and process.held:
             process.go_on()
@@ -353,7 +353,7 @@ class Run:
         number = len(self.readers) + 1
         self.readers.append(Reader(self.world, self.network, self.history, self._choose, task, number))
         if self._mended:
-            self.readers[-1].settle()
+            self.readers[-1].stay()
 
     def _ingest(self, step: Step, keyed: bool) -> None:
         self.ingester.add(keyed)

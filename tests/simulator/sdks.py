@@ -34,13 +34,13 @@ class SdkLine(Line):
         else:
             super()._take(opcode, payload)
 
-    def say(self, command: dict[str, Any]) -> None:
+    def send_command(self, command: dict[str, Any]) -> None:
         """Send one command; an empty one answers a ping."""
         self.transport.write(wire.frame(wire.TEXT, json.dumps(command).encode()))
 
     def send(self, type: str, data: Any, id: int | None = None) -> None:
         # A call of the native protocol's.
-        self.say({"id": id, "rpc": {"method": type, "data": data}})
+        self.send_command({"id": id, "rpc": {"method": type, "data": data}})
 
 
 class SdkDevice(Device):
@@ -72,11 +72,11 @@ class SdkDevice(Device):
         connect = {"token": self.token(), "name": "sdk", "data": {"session": True}, "subs": subs}
         self._command({"connect": connect}, lambda type, data: self._connected(line, given, type, data))
 
-    def _command(self, command: dict[str, Any], settle: Any) -> None:
+    def _command(self, command: dict[str, Any], on_answer: Any) -> None:
         assert self.line is not None
         self._number += 1
-        self.requests[self._number] = settle
-        self.line.say({"id": self._number, **command})
+        self.requests[self._number] = on_answer
+        self.line.send_command({"id": self._number, **command})
 
     def _connected(self, line: Line, given: dict[str, Position], type: str, result: Any) -> None:
         if type == "lost":
@@ -146,17 +146,17 @@ class SdkDevice(Device):
             return
         if not reply:
             # All that came before it was handed over by now: this acknowledges it.
-            line.say({})
+            line.send_command({})
         elif "push" in reply:
             self._take_push(line, reply["push"])
         else:
-            settle = self.requests.pop(reply["id"])
+            on_answer = self.requests.pop(reply["id"])
             if "error" in reply:
                 code = reply["error"]["code"]
-                settle("error", {"code": CODES.get(code, str(code))})
+                on_answer("error", {"code": CODES.get(code, str(code))})
                 return
             (result,) = (value for name, value in reply.items() if name != "id")
-            settle("answer", result["data"] if "rpc" in reply else result)
+            on_answer("answer", result["data"] if "rpc" in reply else result)
 
     def _take_push(self, line: SdkLine, push: Any) -> None:
         channel = push.get("channel", "")

@@ -33,7 +33,7 @@ class EventStream(Line):
 
     def dataReceived(self, data: bytes) -> None:
         self._buffer += data
-        self.heard_at = self._device.world.now
+        self.received_at = self._device.world.now
         try:
             if not self._open:
                 status, _, self._buffer = wire.take_head(self._buffer)
@@ -131,17 +131,17 @@ class StreamDevice(Device):
     def post(self, line: EventStream, type: str, data: Any, number: int | None) -> None:
         """Send a message: any node takes it, and the answer comes on the stream."""
 
-        def settle(status: int, body: Any) -> None:
+        def on_answer(status: int, body: Any) -> None:
             if status != 202 and self.line is line and number is not None:
                 self._not_taken(line, type, data, number)
 
         chosen = self.choose()
         if chosen is None:
-            self.process.later(0, settle, 0, None)
+            self.process.later(0, on_answer, 0, None)
             return
         message = {"type": type, "data": data} | ({} if number is None else {"id": number})
         octets = wire.request("POST", f"/sse/{line.id}", message, self.token())
-        send(self.network, self.process, chosen[1], octets, settle)
+        send(self.network, self.process, chosen[1], octets, on_answer)
 
     def _not_taken(self, line: EventStream, type: str, data: Any, number: int) -> None:
         """A message may not have arrived. Where it did, its answer counts all the same."""
@@ -149,6 +149,6 @@ class StreamDevice(Device):
             for each in data["channels"]:
                 self.subscribe_soon(line, each if isinstance(each, str) else each["channel"], 0.5)
         else:
-            settle = self.requests.pop(number, None)
-            if settle is not None:
-                settle("lost", None)
+            on_answer = self.requests.pop(number, None)
+            if on_answer is not None:
+                on_answer("lost", None)

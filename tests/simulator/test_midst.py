@@ -41,6 +41,6 @@ def test_a_write_that_was_late_is_carried_out_when_it_arrives_also_where_the_nex
     arguments = [b"", b"1000", b"0", b"1000", b"a token", *[b""] * 12]
     session.dataReceived(hiredis.pack_command((b"EVALSHA", script.digest, len(keys), *keys, *arguments)))
     assert (late, session.transport.value()) == ([b"lease"], b"")
-    session.arrive()
+    session.deliver_late()
     assert late == [b"lease"]
     assert session.transport.value() != b""

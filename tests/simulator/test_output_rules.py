@@ -36,7 +36,7 @@ class Story:
         """End it: what is kept, and where the reader stands. Return the rules that were broken."""
         page = {"text": kept, "offset": start + len(kept.encode()), "epoch": EPOCH, "start": start, "closed": True}
         self.call("output", f"/api/tasks/{TASK}/output", page)
-        where = {"reader": "reader-1", "channel": f"output:main/{TASK}", "following": True, "closed": closed}
+        where = {"reader": "reader-1", "channel": f"output:main/{TASK}", "subscribed": True, "closed": closed}
         self.add("reader", **where, position=[position, EPOCH])
         return {rule for rule, _, _ in OutputRules(self.lines).judge()}
 

@@ -7,11 +7,13 @@ import re
 import select
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tools.full import STEPS, Step, end, play
+from tools.full import STEPS, Step, end, play, steps
+from tools.versions import KINDS, PYTHONS
 
 PASSES = Step("passes", ["true"], 10)
 FAILS = Step("fails", ["sh", "-c", "echo it broke here; exit 3"], 10)
@@ -77,4 +79,35 @@ def test_each_step_knows_the_seed(tmp_path: Path) -> None:
 
 
 def test_the_steps_have_names_of_their_own() -> None:
-    assert len({step.name for step in STEPS}) == len(STEPS)
+    assert len(set(STEPS)) == len(STEPS)
+
+
+def test_they_fit_into_the_hour_with_one_suite_of_versions() -> None:
+    *others, last = steps(5, PYTHONS)
+    assert last.name == "versions"
+    assert not [step for step in others if "tools.versions" in step.command]
+
+
+def test_the_seed_chooses_the_versions_and_seeds_choose_each_pair() -> None:
+    pairs = {seed: steps(seed, PYTHONS)[-1].takes for seed in range(100)}
+    assert pairs == {seed: steps(seed, PYTHONS)[-1].takes for seed in range(100)}
+    assert set(pairs.values()) == {f"{kind} versions with Python {python}" for kind in KINDS for python in PYTHONS}
+
+
+def test_only_a_python_that_is_here_is_chosen() -> None:
+    commands = {tuple(steps(seed, ["3.12"])[-1].command[2:]) for seed in range(20)}
+    assert commands == {("tools.versions", kind, "--python", "3.12") for kind in KINDS}
+
+
+def test_which_versions_were_taken_is_said_and_which_were_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = steps(5, ["3.12"])[-1]
+    kind, other = KINDS if KINDS[0] in chosen.command else reversed(KINDS)
+    assert play([replace(chosen, command=PARTLY.command)], 5, logs=tmp_path) == 0
+    out = capsys.readouterr().out
+    assert re.search(rf"versions +\d+ s  seed 5  passed \({kind} versions with Python 3\.12\)\n", out)
+    assert out.splitlines()[-2:] == [
+        "left out: partly: one of two",
+        f"left out: {other} versions: make test-{other}",
+    ]

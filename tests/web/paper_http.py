@@ -127,7 +127,7 @@ class PaperHttp:
             answer = what()
             if answer:
                 return answer
-            await self.rig.settle()
+            await self.rig.until_idle()
         raise AssertionError("it did not come to that")
 
     async def api(self, method: str, path: str, body: Any = None, *, key: str = KEY, **headers: str) -> Answer:

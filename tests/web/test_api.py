@@ -81,7 +81,7 @@ def client_of(server: Process, user: str, *channels: str) -> RawSocket:
 
 def pushes(client: RawSocket) -> list[Any]:
     """What was pushed up to now: a ping goes behind it."""
-    client.say({"type": "ping", "id": "barrier"})
+    client.send_message({"type": "ping", "id": "barrier"})
     found: list[Any] = []
     while True:
         said = client.message()

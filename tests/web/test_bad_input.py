@@ -106,7 +106,7 @@ def each(client: RawSocket, *messages: Any) -> str:
     """All of these get the same answer."""
     answers = []
     for message in messages:
-        client.say(message)
+        client.send_message(message)
         answers.append(told(client))
         # An error in between would add up to too many in a row.
         client.ask({"type": "ping", "id": "between"})
@@ -204,19 +204,19 @@ def _(client: RawSocket) -> str:
 
 @row("a text frame that is not UTF-8")
 def _(client: RawSocket) -> str:
-    opened(client).say(b'{"type": "\xff"}')
+    opened(client).send_message(b'{"type": "\xff"}')
     return told(client)
 
 
 @row("a text message that ends within a character")
 def _(client: RawSocket) -> str:
-    opened(client).say(b'{"type": "\xe2\x82')
+    opened(client).send_message(b'{"type": "\xe2\x82')
     return told(client)
 
 
 @row("a message over `server.max_message_size`")
 def _(client: RawSocket) -> str:
-    opened(client).say({"type": "ping", "data": {"x": "x" * 65_536}})
+    opened(client).send_message({"type": "ping", "data": {"x": "x" * 65_536}})
     return told(client)
 
 
@@ -408,7 +408,7 @@ def _(client: RawSocket) -> str:
 
 
 def subscribing(client: RawSocket, *channels: Any) -> str:
-    client.say({"type": "subscribe", "id": "s", "data": {"channels": list(channels)}})
+    client.send_message({"type": "subscribe", "id": "s", "data": {"channels": list(channels)}})
     return told(client)
 
 
@@ -458,22 +458,22 @@ def _(client: RawSocket) -> str:
 @row("a task that does not exist, or is another's")
 def _(client: RawSocket) -> str:
     signed_in(client)
-    client.say({"type": "task_get", "data": {"taskId": "none"}})
-    client.say({"type": "task_cancel", "data": {"taskId": "none"}})
+    client.send_message({"type": "task_get", "data": {"taskId": "none"}})
+    client.send_message({"type": "task_cancel", "data": {"taskId": "none"}})
     return one_answer([told(client), told(client)])
 
 
 @row("subscribing to it")
 def _(client: RawSocket) -> str:
     signed_in(client)
-    client.say({"type": "task_subscribe", "data": {"taskId": "none"}})
+    client.send_message({"type": "task_subscribe", "data": {"taskId": "none"}})
     return one_answer([told(client), subscribing(client, "task:none")])
 
 
 @row("`unsubscribe` from what the server subscribed")
 def _(client: RawSocket) -> str:
     signed_in(client)
-    client.say({"type": "unsubscribe", "data": {"channels": ["system", "user:42"]}})
+    client.send_message({"type": "unsubscribe", "data": {"channels": ["system", "user:42"]}})
     return told(client)
 
 
@@ -521,7 +521,7 @@ def _(client: RawSocket) -> str:
     opened(client)
     said = client.ask({"type": "auth", "id": "in", "data": {"token": token()}})
     epoch = said["data"]["inbox"]["epoch"]
-    client.say({"type": "ack", "data": {"offset": 2**63 - 1, "epoch": epoch}})
+    client.send_message({"type": "ack", "data": {"offset": 2**63 - 1, "epoch": epoch}})
     return told(client)
 
 
@@ -556,7 +556,7 @@ def failing(client: RawSocket, *tokens: str) -> str:
     answers = []
     for number, one in enumerate(tokens):
         with RawSocket(client.port) if number else client as other:
-            opened(other).say({"type": "auth", "id": 1, "data": {"token": one}})
+            opened(other).send_message({"type": "auth", "id": 1, "data": {"token": one}})
             answers.append(told(other))
     return one_answer(answers)
 
@@ -565,7 +565,7 @@ def failing(client: RawSocket, *tokens: str) -> str:
 def _(client: RawSocket) -> str:
     opened(client)
     for message in ({"type": "ping"}, {"type": "subscribe", "data": {"channels": []}}):
-        client.say(message)
+        client.send_message(message)
     return one_answer([told(client), told(client)])
 
 
@@ -590,7 +590,7 @@ def _(client: RawSocket) -> str:
     opened(client)
     messages: list[Any] = [{"type": "auth"}, {"type": "auth", "data": {}}, {"type": "auth", "data": {"token": ""}}]
     for message in messages:
-        client.say(message)
+        client.send_message(message)
     return one_answer([told(client) for _ in messages])
 
 
@@ -602,7 +602,7 @@ def _(client: RawSocket) -> str:
         {"type": "auth", "data": {"token": token(), "positions": {"system": 7}}},
     ]
     for message in messages:
-        client.say(message)
+        client.send_message(message)
     return one_answer([told(client) for _ in messages])
 
 
@@ -691,7 +691,7 @@ def _(client: RawSocket) -> str:
 
 @row("another user's token on a connection that is signed in")
 def _(client: RawSocket) -> str:
-    signed_in(client).say({"type": "auth", "data": {"token": token("43")}})
+    signed_in(client).send_message({"type": "auth", "data": {"token": token("43")}})
     return told(client)
 
 
@@ -722,7 +722,7 @@ def _(client: RawSocket) -> str:
 def _(client: RawSocket) -> str:
     with RawSocket(client.port) as first:
         signed_in(first)
-        opened(client).say({"type": "auth", "id": 1, "data": {"token": token()}})
+        opened(client).send_message({"type": "auth", "id": 1, "data": {"token": token()}})
         return told(client)
 
 
@@ -763,7 +763,7 @@ def _(client: RawSocket) -> str:
 def _(client: RawSocket) -> str:
     opened(client)
     for _ in range(3):
-        client.say({"type": "auth"})
+        client.send_message({"type": "auth"})
     assert [told(client), told(client)] == ["error MISSING_TOKEN"] * 2
     return f"{told(client)}, {told(client)}"
 
@@ -775,8 +775,8 @@ def _(client: RawSocket) -> str:
 def _(client: RawSocket) -> str:
     signed_in(client)
     for _ in range(2):
-        client.say({"type": "chat_message", "data": {"content": "hi"}})
-    client.say({"type": "publish", "data": {"channel": "chat:lobby", "data": "hi"}})
+        client.send_message({"type": "chat_message", "data": {"content": "hi"}})
+    client.send_message({"type": "publish", "data": {"channel": "chat:lobby", "data": "hi"}})
     assert told(client) == "message_sent"
     return one_answer([told(client), told(client)])
 
@@ -809,7 +809,7 @@ def _(client: RawSocket) -> str:
 def _(client: RawSocket) -> str:
     signed_in(client)
     for _ in range(10):
-        client.say({"type": "dance"})
+        client.send_message({"type": "dance"})
     assert [told(client) for _ in range(10)] == ["error UNKNOWN_MESSAGE_TYPE"] * 10
     return told(client)
 

@@ -16,7 +16,7 @@ from pushserver.protocols.centrifuge.pushes import ChannelNames
 from pushserver.web.centrifuge_methods import Caller, CentrifugeMethods
 from pushserver.web.reach import Reach
 from tests.protocols.centrifuge.sdk import Json, Sdk
-from tests.protocols.paper import Place
+from tests.protocols.paper import LocalNode
 
 SETTINGS = """
 [[namespaces]]
@@ -30,7 +30,7 @@ EVERYTHING = frozenset({"publish", "notify", "read", "admin", "sessions"})
 class Api:
     """The methods as a key calls them."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: LocalNode) -> None:
         node = place.node
         names = ChannelNames("#{id}")
         self._methods = CentrifugeMethods(node.clock, node.cluster, node.commands, node.reading, names)
@@ -56,18 +56,18 @@ class Api:
 
 
 @pytest_twisted.async_yield_fixture
-async def place(tmp_path: Path) -> AsyncIterator[Place]:
-    place = await Place(tmp_path, SETTINGS).start()
+async def place(tmp_path: Path) -> AsyncIterator[LocalNode]:
+    place = await LocalNode(tmp_path, SETTINGS).start()
     yield place
     await place.stop()
 
 
 @pytest.fixture
-def api(place: Place) -> Api:
+def api(place: LocalNode) -> Api:
     return Api(place)
 
 
-async def connected(place: Place, user: str, *channels: str, **claims: Any) -> Sdk:
+async def connected(place: LocalNode, user: str, *channels: str, **claims: Any) -> Sdk:
     client = Sdk(place, Json())
     reply = await client.call(connect={"token": place.token(user, **claims)})
     assert "connect" in reply
@@ -79,7 +79,7 @@ async def connected(place: Place, user: str, *channels: str, **claims: Any) -> S
 # -- messages ---------------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_published_is_kept_told_and_counted(place: Place, api: Api) -> None:
+async def test_what_is_published_is_kept_told_and_counted(place: LocalNode, api: Api) -> None:
     ann = await connected(place, "ann", "room:a", "free:a")
     first = await api.ask("publish", channel="room:a", data={"n": 1}, tags={"colour": "blue"})
     second = await api.ask("publish", channel="room:a", b64data=b64encode(b"[2]").decode())
@@ -93,13 +93,13 @@ async def test_what_is_published_is_kept_told_and_counted(place: Place, api: Api
     assert ann.published("free:a")[0]["data"] is None
 
 
-async def test_a_key_of_the_publishers_makes_it_happen_once(place: Place, api: Api) -> None:
+async def test_a_key_of_the_publishers_makes_it_happen_once(place: LocalNode, api: Api) -> None:
     told = [await api.ask("publish", channel="room:a", data=n, idempotency_key="k") for n in range(2)]
     assert told[0] == told[1]
     assert (await api.ask("history", channel="room:a"))["offset"] == 1
 
 
-async def test_the_inbox_goes_by_its_name_and_a_tag_may_say_the_type(place: Place, api: Api) -> None:
+async def test_the_inbox_goes_by_its_name_and_a_tag_may_say_the_type(place: LocalNode, api: Api) -> None:
     ann = await connected(place, "ann")
     await api.ask("publish", channel="#ann", data=1)
     await api.ask("publish", channel="#ann", data=2, tags={"type": "user_notification"})
@@ -113,7 +113,7 @@ async def test_the_inbox_goes_by_its_name_and_a_tag_may_say_the_type(place: Plac
     ]  # fmt: skip
 
 
-async def test_a_broadcast_answers_for_each_channel(place: Place, api: Api) -> None:
+async def test_a_broadcast_answers_for_each_channel(place: LocalNode, api: Api) -> None:
     told = await api.ask("broadcast", channels=["room:a", "nowhere:a", "free:a", "#ann", "stats"], data=1)
     results = [each.get("result", {}).get("offset") for each in told["responses"]]
     errors = [each.get("error", {}).get("code") for each in told["responses"]]
@@ -123,7 +123,7 @@ async def test_a_broadcast_answers_for_each_channel(place: Place, api: Api) -> N
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_kept_can_be_read_and_removed(place: Place, api: Api) -> None:
+async def test_what_is_kept_can_be_read_and_removed(place: LocalNode, api: Api) -> None:
     ann = await connected(place, "ann", info={"name": "Ann"})
     await ann.call(publish={"channel": "kept:a", "data": 0})
     for n in (1, 2):
@@ -145,7 +145,7 @@ async def test_what_is_kept_can_be_read_and_removed(place: Place, api: Api) -> N
     }  # fmt: skip
 
 
-async def test_who_is_there(place: Place, api: Api) -> None:
+async def test_who_is_there(place: LocalNode, api: Api) -> None:
     assert await api.ask("presence", channel="room:a") == {"presence": {}}
     ann = await connected(place, "ann", "room:a", info={"name": "Ann"})
     again = await connected(place, "ann", "room:a")
@@ -170,7 +170,7 @@ async def test_who_is_there(place: Place, api: Api) -> None:
 # -- connections ------------------------------------------------------------------------------------------------------
 
 
-async def test_connections_are_subscribed_and_unsubscribed(place: Place, api: Api) -> None:
+async def test_connections_are_subscribed_and_unsubscribed(place: LocalNode, api: Api) -> None:
     ann, other = await connected(place, "ann"), await connected(place, "ann")
     first = await api.ask("publish", channel="room:a", data=1)
     await api.ask("publish", channel="room:a", data=2)
@@ -210,7 +210,7 @@ async def test_connections_are_subscribed_and_unsubscribed(place: Place, api: Ap
         assert await api.ask(method, user="bob", channel="room:a") == {}
 
 
-async def test_a_position_that_is_lost_is_none(place: Place, api: Api) -> None:
+async def test_a_position_that_is_lost_is_none(place: LocalNode, api: Api) -> None:
     ann = await connected(place, "ann")
     await api.ask("publish", channel="room:a", data=1)
     await api.ask("subscribe", user="ann", channel="room:a", recover_since={"offset": 0, "epoch": "another"})
@@ -219,7 +219,7 @@ async def test_a_position_that_is_lost_is_none(place: Place, api: Api) -> None:
     assert ann.published("room:a") == []
 
 
-async def test_connections_are_closed(place: Place, api: Api) -> None:
+async def test_connections_are_closed(place: LocalNode, api: Api) -> None:
     ann, second, third = [await connected(place, "ann") for _ in range(3)]
     bob = await connected(place, "bob")
     close = {"code": 4000, "reason": "enough"}
@@ -242,7 +242,7 @@ async def test_connections_are_closed(place: Place, api: Api) -> None:
 # -- several ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_batch_goes_on_after_a_failure(place: Place, api: Api) -> None:
+async def test_a_batch_goes_on_after_a_failure(place: LocalNode, api: Api) -> None:
     commands = [
         {"publish": {"channel": "room:a", "data": 1}},
         {"publish": {"channel": "nowhere:a", "data": 1}},

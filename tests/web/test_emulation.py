@@ -169,7 +169,7 @@ class Door:
             answer = what()
             if answer:
                 return answer
-            await self.rig.settle()
+            await self.rig.until_idle()
         raise AssertionError([exchange.transport.value() for exchange in self.exchanges])
 
     async def reply(self, stream: Exchange, id: int) -> Any:
@@ -221,7 +221,7 @@ async def door(rig: Rig) -> AsyncIterator[Door]:
     door = Door(rig)
     yield door
     door.vanish()
-    await rig.settle()
+    await rig.until_idle()
     assert rig.leftovers() == {}
     assert door.posts._takes == {}
     assert len(door.context.limits.places) == 0
@@ -533,7 +533,7 @@ async def test_a_slow_stream_is_closed(door: Door) -> None:
     stream.transport.full = True
     for _ in range(4):
         await door.rig.execute("publish", channel="kept:a", data="x" * 1_000)
-        await door.rig.settle()
+        await door.rig.until_idle()
     stream.transport.full = False
     stream.transport.producer.resumeProducing()
     assert stream.told[-1]["disconnect"]["code"] == 3008
@@ -544,7 +544,7 @@ async def test_who_never_reads_again_is_cut_off(door: Door) -> None:
     stream, _ = await door.open()
     stream.transport.full = True
     await door.rig.execute("publish", channel="system", data=1)
-    await door.rig.settle()
+    await door.rig.until_idle()
     await door.rig.execute("disconnect", userId="ann")
     assert not stream.transport.disconnecting
     await door.rig.advance(3)
@@ -559,7 +559,7 @@ async def test_what_a_slow_stream_was_not_given_is_read_again(rig: Rig) -> None:
     stream.transport.full = True
     for n in range(6):
         await rig.execute("publish", channel="kept:a", data=str(n) * 1_000)
-        await rig.settle()
+        await rig.until_idle()
     stream.transport.full = False
     stream.transport.producer.resumeProducing()
 

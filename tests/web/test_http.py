@@ -27,7 +27,7 @@ def sections(keep_alive: float) -> Sections:
 
 
 class Page(Resource):
-    """Answers when it is told to."""
+    """One that answers when it is told to."""
 
     isLeaf = True
 

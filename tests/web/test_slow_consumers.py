@@ -172,7 +172,7 @@ def test_a_channel_that_keeps_its_messages_has_no_silent_gap(serve: Callable[[st
 
 def flood(raw: RawSocket, seed: int) -> None:
     """Asks much and reads in pieces of any size; every answer must come, in the order of the questions."""
-    lot = random.Random(seed)
+    chance = random.Random(seed)
     asked = 2_000
     raw._socket.settimeout(60)
 
@@ -180,7 +180,7 @@ def flood(raw: RawSocket, seed: int) -> None:
         octets = b"".join(_ping(n) for n in range(asked))
         at = 0
         while at < len(octets):
-            size = lot.choice([1, 7, 60, 500, 20_000])
+            size = chance.choice([1, 7, 60, 500, 20_000])
             raw._socket.sendall(octets[at : at + size])
             at += size
 

@@ -179,7 +179,7 @@ def test_an_output_is_followed_live_and_resumed_where_the_stream_broke(server: S
     def begun(events: Events) -> Any:
         return events.next()["data"]["results"]["output:main/writes"]["output"]
 
-    def heard(events: Events) -> Any:
+    def pushed(events: Events) -> Any:
         push = events.until(lambda message: message["type"] == "output")
         assert push["channel"] == "output:main/writes"
         return push["data"]
@@ -189,7 +189,7 @@ def test_an_output_is_followed_live_and_resumed_where_the_stream_broke(server: S
     with closing(follow()) as events:
         assert (begun(events)["text"], events.last_id != "") == ("one ", True)
         write("zwölf ")
-        assert heard(events) == {"text": "zwölf "}
+        assert pushed(events) == {"text": "zwölf "}
         last = events.last_id
     write("drei ")
     with closing(follow(last)) as events:
@@ -197,7 +197,7 @@ def test_an_output_is_followed_live_and_resumed_where_the_stream_broke(server: S
         assert (start["text"], start["offset"], start["closed"]) == ("drei ", 16, False)
         assert not {"reset", "trimmed"} & set(start)
         write("vier ")
-        assert heard(events) == {"text": "vier "}
+        assert pushed(events) == {"text": "vier "}
         last = events.last_id
     # It ends while nobody is there.
     server.api("POST", "/api/tasks/writes/complete", {"output": {"text": "end"}})
@@ -249,18 +249,18 @@ def test_messages_go_the_other_way_by_post(server: Server) -> None:
     with closing(Events(server, **own)) as events:
         to = f"/sse/{events.next()['data']['connectionId']}"
 
-        def say(type: str, id: int, **data: Any) -> dict[str, Any]:
+        def post(type: str, id: int, **data: Any) -> dict[str, Any]:
             answer = server.api("POST", to, {"type": type, "id": id, "data": data}, key="", headers=own)
             assert answer.status == 202
             return events.until(lambda m: m.get("id") == id)
 
-        assert say("ping", 1, x="y")["data"]["x"] == "y"
-        assert "news:post" in say("subscribe", 2, channels=["news:post"])["data"]["results"]
-        published = say("publish", 3, channel="news:post", data="hello")
+        assert post("ping", 1, x="y")["data"]["x"] == "y"
+        assert "news:post" in post("subscribe", 2, channels=["news:post"])["data"]["results"]
+        published = post("publish", 3, channel="news:post", data="hello")
         assert published["type"] == "published"
-        assert say("history", 4, channel="news:post")["data"]["messages"][0]["data"] == "hello"
+        assert post("history", 4, channel="news:post")["data"]["messages"][0]["data"] == "hello"
         assert positions_of(events.last_id, ["news:post"])["news:post"].offset == 1
-        assert say("nonsense", 5)["data"]["code"] == "UNKNOWN_MESSAGE_TYPE"
+        assert post("nonsense", 5)["data"]["code"] == "UNKNOWN_MESSAGE_TYPE"
         assert server.api("POST", to, b"x" * 70_000, key="", headers=own).status == 413
         assert server.api("POST", to, b"\xff", key="", headers=own).status == 400
     for path in ("/sse/nobody", "/sse", "/sse/nobody/x"):
@@ -274,13 +274,13 @@ def test_a_token_for_one_channel_counts_on_a_stream_until_it_is_revoked(server: 
         first = events.next()["data"]
         assert first["rejected"]["doc:17"]["code"] == "PERMISSION_DENIED"
 
-        def say(type: str, **data: Any) -> Any:
+        def post(type: str, **data: Any) -> Any:
             message = {"type": type, "id": next(numbers), "data": data}
             assert server.api("POST", f"/sse/{first['connectionId']}", message, key="", headers=own).status == 202
             return events.until(lambda m: m.get("id") == message["id"])["data"]
 
         def subscribe(text: str) -> Any:
-            return say("subscribe", channels=[{"channel": "doc:17", "token": text}])
+            return post("subscribe", channels=[{"channel": "doc:17", "token": text}])
 
         bad = {
             "INVALID_TOKEN": server.token("reader", channel="doc:18"),
@@ -291,15 +291,15 @@ def test_a_token_for_one_channel_counts_on_a_stream_until_it_is_revoked(server: 
         assert subscribe(server.token("other", channel="doc:17"))["rejected"]["doc:17"]["code"] == "INVALID_TOKEN"
         good = server.token("reader", channel="doc:17", publish=True, info={"role": "editor"}, jti="j-sse")
         assert "doc:17" in subscribe(good)["results"]
-        assert say("presence", channel="doc:17")["users"][0]["info"] == {"role": "editor"}
-        assert say("publish", channel="doc:17", data="hello")["offset"] == 1
+        assert post("presence", channel="doc:17")["users"][0]["info"] == {"role": "editor"}
+        assert post("publish", channel="doc:17", data="hello")["offset"] == 1
         publish(server, "doc:17", "and more")
         events.until(lambda m: m.get("data") == "and more")
         assert positions_of(events.last_id, ["doc:17"])["doc:17"].offset == 2
         server.api("POST", "/api/revoke", {"jti": "j-sse", "expiresAt": int((time.time() + 3600) * 1000)})
         ended = events.until(lambda m: m["type"] == "unsubscribed")
         assert (ended["data"]["channel"], ended["data"]["code"]) == ("doc:17", "TOKEN_BLACKLISTED")
-        assert say("publish", channel="doc:17", data="too late")["code"] == "PERMISSION_DENIED"
+        assert post("publish", channel="doc:17", data="too late")["code"] == "PERMISSION_DENIED"
 
 
 def test_a_stream_takes_messages_from_its_user_alone(server: Server) -> None:
@@ -609,14 +609,14 @@ class Streams:
         self.door = door
         request = PaperRequest(rig.token("ann"), channels, last_id)
         opened = Deferred.fromCoroutine(door._open(request))
-        await rig.settle()
+        await rig.until_idle()
         await opened
         return request
 
     async def publish(self, channel: str, *values: Any) -> None:
         for value in values:
             await self.rig.execute("publish", channel=channel, data=value)
-            await self.rig.settle()
+            await self.rig.until_idle()
 
 
 @pytest_twisted.async_yield_fixture
@@ -667,7 +667,7 @@ async def test_the_first_id_does_not_tell_of_what_waits_behind_it(streams: Strea
     for n in range(3):
         await streams.rig.execute("notify", userId="ann", data=n)
     request = await streams.open(Policy.DISCONNECT, "kept:a")
-    await streams.rig.settle()
+    await streams.rig.until_idle()
     assert request.data == [0, 1, 2]
     offsets = [positions_of(id, ["user:ann"])["user:ann"].offset for id, message in request.events]
     assert offsets == [0, 1, 2, 3]
@@ -677,7 +677,7 @@ async def test_the_first_id_does_not_tell_of_what_waits_behind_it(streams: Strea
 async def test_what_waits_behind_the_first_event_resumes_every_channel(streams: Streams) -> None:
     await streams.rig.execute("notify", userId="ann", data="waiting")
     request = await streams.open(Policy.DISCONNECT, "kept:a,kept:b")
-    await streams.rig.settle()
+    await streams.rig.until_idle()
     assert request.data == ["waiting"]
     last_id, _ = request.events[-1]
     request.finish()
@@ -708,7 +708,7 @@ async def test_who_does_not_read_its_answers_is_not_asked_for_more(streams: Stre
 
     assert [post() for _ in range(18)] == [PostOutcome.TAKEN] * 17 + [PostOutcome.UNREAD]
     request.unblock()
-    await streams.rig.settle()
+    await streams.rig.until_idle()
     assert post() is PostOutcome.TAKEN
     assert sum(message["type"] == "pong" for _, message in request.events) == 18
     request.finish()

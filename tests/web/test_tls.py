@@ -36,7 +36,7 @@ class Secure:
     def failed(self) -> dict[str, int]:
         return dict(self.inside.service._doors.public.handshakes.failed)
 
-    def _say(self, before: bytes, octets: bytes) -> tuple[str | None, str | None, bytes]:
+    def _exchange(self, before: bytes, octets: bytes) -> tuple[str | None, str | None, bytes]:
         with socket.create_connection((self.host, self.number), 10) as plain:
             plain.sendall(before)
             with self.context.wrap_socket(plain, server_hostname="localhost") as client:
@@ -46,12 +46,12 @@ class Secure:
                     said += more
                 return client.selected_alpn_protocol(), client.version(), said
 
-    async def say(self, before: bytes = b"", octets: bytes = GET) -> tuple[str | None, str | None, bytes]:
-        return await deferToThread(self._say, before, octets)
+    async def exchange(self, before: bytes = b"", octets: bytes = GET) -> tuple[str | None, str | None, bytes]:
+        return await deferToThread(self._exchange, before, octets)
 
     async def refused(self, before: bytes = b"") -> str:
         with pytest.raises((ssl.SSLError, ConnectionError)) as refused:
-            await deferToThread(self._say, before, GET)
+            await deferToThread(self._exchange, before, GET)
         return str(refused.value)
 
 
@@ -83,7 +83,7 @@ async def test_clients_that_name_their_protocols_are_served(tmp_path: Path, kind
     async with secure(tmp_path, kind) as server:
         for offered in (["http/1.1"], ["h2", "http/1.1"]):
             server.context.set_alpn_protocols(offered)
-            chosen, version, said = await server.say(before)
+            chosen, version, said = await server.exchange(before)
             assert (chosen, version) == ("http/1.1", "TLSv1.3")
             assert said.startswith(b"HTTP/1.1 200 ")
         server.context.set_alpn_protocols(["h2"])
@@ -93,7 +93,7 @@ async def test_clients_that_name_their_protocols_are_served(tmp_path: Path, kind
 
 async def test_a_client_without_alpn_is_served(tmp_path: Path) -> None:
     async with secure(tmp_path) as server:
-        chosen, _, said = await server.say()
+        chosen, _, said = await server.exchange()
         assert chosen is None
         assert said.startswith(b"HTTP/1.1 200 ")
         assert server.failed == {}
@@ -102,7 +102,7 @@ async def test_a_client_without_alpn_is_served(tmp_path: Path) -> None:
 async def test_tls_1_2_has_forward_secrecy_and_nothing_older_is_spoken(tmp_path: Path) -> None:
     async with secure(tmp_path) as server:
         server.context.maximum_version = ssl.TLSVersion.TLSv1_2
-        assert (await server.say())[1] == "TLSv1.2"
+        assert (await server.exchange())[1] == "TLSv1.2"
         for ciphers in (
             "AES128-SHA:@SECLEVEL=0",
             "AES128-GCM-SHA256:@SECLEVEL=0",

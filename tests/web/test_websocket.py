@@ -31,6 +31,8 @@ from tests.protocols.ndjson.protocol import NdjsonDialect, NdjsonProtocol
 from tests.rawsocket import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 
 LIMIT = 1000
+#: the native protocol's alone
+OURS = ("pushserver.v1.json",)
 UPGRADE = {
     "host": "here",
     "upgrade": "websocket",
@@ -232,7 +234,7 @@ def test_a_door_keeps_few_attributes_of_its_own() -> None:
 
 
 def test_the_answer_is_rfc_6455s() -> None:
-    offer = Offer(head(sec_websocket_protocol="other, pushserver.v1.json"), True)
+    offer = Offer(head(sec_websocket_protocol="other, pushserver.v1.json"), True, OURS)
     lines = offer.response.decode().split("\r\n")
     assert lines[0] == "HTTP/1.1 101 Switching Protocols"
     # The example of section 1.3.
@@ -254,20 +256,20 @@ def test_the_answer_is_rfc_6455s() -> None:
 )
 def test_what_is_no_upgrade_is_refused(headers: dict[str, str | None]) -> None:
     with pytest.raises(Invalid):
-        Offer(head(**headers), True)
+        Offer(head(**headers), True, OURS)
 
 
 @pytest.mark.parametrize("version", [None, "8", "13, 8", "014"])
 def test_another_version_is_refused(version: str | None) -> None:
     with pytest.raises(WrongVersion):
-        Offer(head(sec_websocket_version=version), True)
+        Offer(head(sec_websocket_version=version), True, OURS)
 
 
 @pytest.mark.parametrize("change", [{"method": "POST"}, {"version": "HTTP/1.0"}])
 def test_only_get_and_http_1_1(change: dict[str, str]) -> None:
     given = {"method": "GET", "target": "/ws", "headers": UPGRADE} | change
     with pytest.raises(Invalid):
-        Offer(Head(**given), True)  # type: ignore[arg-type]
+        Offer(Head(**given), True, OURS)  # type: ignore[arg-type]
 
 
 # -- compression ------------------------------------------------------------------------------------------------------
@@ -288,7 +290,7 @@ def test_only_get_and_http_1_1(change: dict[str, str]) -> None:
     ],
 )
 def test_what_is_agreed(offered: str, windows: tuple[int, int], said: str) -> None:
-    offer = Offer(head(sec_websocket_extensions=offered), True)
+    offer = Offer(head(sec_websocket_extensions=offered), True, OURS)
     assert offer.deflation is not None
     assert (offer.deflation.server_window, offer.deflation.client_window) == windows
     line = next(x for x in offer.response.decode().split("\r\n") if x.startswith("Sec-WebSocket-Extensions"))
@@ -313,13 +315,13 @@ def test_what_is_agreed(offered: str, windows: tuple[int, int], said: str) -> No
     ],
 )
 def test_what_cannot_be_met_is_declined(offered: str) -> None:
-    offer = Offer(head(sec_websocket_extensions=offered), True)
+    offer = Offer(head(sec_websocket_extensions=offered), True, OURS)
     assert offer.deflation is None
     assert b"Extensions" not in offer.response
 
 
 def test_compression_can_be_off() -> None:
-    assert Offer(Head("GET", "/ws", DEFLATE), False).deflation is None
+    assert Offer(Head("GET", "/ws", DEFLATE), False, OURS).deflation is None
 
 
 def test_another_protocol_is_chosen_by_its_name() -> None:

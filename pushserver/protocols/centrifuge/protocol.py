@@ -6,13 +6,13 @@ from typing import Final
 
 import msgspec
 
+from pushserver.core.rate_limit import Rates
 from pushserver.protocols.centrifuge import framing
 from pushserver.protocols.centrifuge.framing import StreamDialect, WebSocketDialect, delimited, event, line
 from pushserver.protocols.centrifuge.json import JsonCodec
 from pushserver.protocols.centrifuge.messages import Codec
 from pushserver.protocols.centrifuge.protobuf import ProtobufCodec
 from pushserver.protocols.centrifuge.session import CentrifugeSession, Emulation, Rules
-from pushserver.protocols.native.session import Rates
 
 #: What clients offer that want Protobuf.
 PROTOBUF: Final = "centrifuge-protobuf"

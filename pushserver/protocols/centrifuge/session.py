@@ -21,13 +21,12 @@ from pushserver.core.inbox import INBOXES
 from pushserver.core.operations import Recovery, SubscribeItem
 from pushserver.core.positions import BEGINNING, Position
 from pushserver.core.publication import Publication, body
-from pushserver.core.rate_limit import TokenBucket
+from pushserver.core.rate_limit import Hammering, Rates, TokenBucket
 from pushserver.core.task import TaskState
 from pushserver.core.tokens import NEVER
 from pushserver.protocols.centrifuge import calls, history, messages, presence
 from pushserver.protocols.centrifuge.messages import Codec, Reply
 from pushserver.protocols.centrifuge.pushes import CODES, MAX_FRAME, TEMPORARY, ChannelNames, push, told
-from pushserver.protocols.native.session import Hammering, Rates
 
 #: Characters that are kept of a client's name, and of its version.
 MAX_NAME: Final = 64

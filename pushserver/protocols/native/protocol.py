@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from pushserver.core.rate_limit import Rates
 from pushserver.protocols.native.framing import SUBPROTOCOL, Deflated, Plain
-from pushserver.protocols.native.session import NativeSession, Rates
+from pushserver.protocols.native.session import NativeSession
 
 
 class NativeEndpoint:

@@ -17,7 +17,7 @@ from pushserver.core.errors import Close, Code, Invalid, PushError, Refused
 from pushserver.core.message_types import may_send
 from pushserver.core.operations import Authenticate
 from pushserver.core.positions import Position
-from pushserver.core.rate_limit import Rate, TokenBucket
+from pushserver.core.rate_limit import Hammering, Rates, TokenBucket
 from pushserver.core.tokens import NEVER
 from pushserver.protocols.native import messages
 
@@ -28,26 +28,6 @@ MAX_RATE_LIMITED: Final = 100
 NAMES_PER_MESSAGE: Final = 20
 #: The room for chat that names none.
 LOBBY: Final = "chat:lobby"
-#: Attempts to authenticate come back at this pace, so that hourly refreshes never count as hammering: ms for all.
-AUTH_REFILL: Final = 60_000
-
-
-class Hammering(Refused):
-    """Too many attempts to authenticate. (Made anew each time: an exception that is raised again keeps every frame that
-    it ever passed.)"""
-
-    def __init__(self, wait: int) -> None:
-        super().__init__("too many attempts to authenticate", Code.RATE_LIMITED, retry_after=wait)
-
-
-class Rates:
-    """Inbound limits of each connection: messages per second, how many at once, authentications at once; 0: none."""
-
-    __slots__ = ("authentications", "messages")
-
-    def __init__(self, per_second: float, burst: int, auth_attempts: int) -> None:
-        self.messages = Rate(per_second, burst)
-        self.authentications = Rate(auth_attempts * 1000 / AUTH_REFILL, auth_attempts)
 
 
 class NativeSession:

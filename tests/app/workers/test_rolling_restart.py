@@ -21,7 +21,7 @@ from pushserver.app.workers.child import Child
 from pushserver.app.workers.rolling_restart import GONE_TIMEOUT, READY_TIMEOUT, RestartState, RollingRestart
 from pushserver.server.clock import Clock
 from tests.app.workers.test_supervisor import alive, children, leaders, node_of, on_both
-from tests.cluster.conftest import CONFIG, Place
+from tests.cluster.conftest import CONFIG, Deployment
 from tests.cluster.talk import Talk, Talks, talking
 from tests.harness import ROOT, Server, wait_until
 
@@ -206,7 +206,7 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(tmp_path: Path, tree: Path) -> Iterator[Server]:
-    place = Place(tmp_path)
+    place = Deployment(tmp_path)
     try:
         redis = place.redis()
         running = place.server("--redis", redis.url, "--workers", "2", env={"PYTHONPATH": str(tree)}, config=CONFIG)

@@ -25,7 +25,7 @@ from pushserver.app.workers.supervisor import SILENCE, STARTING, Supervisor
 from pushserver.config.checks import Config, load
 from pushserver.server.clock import Clock
 from pushserver.server.repeats import SHOWN
-from tests.cluster.conftest import API_KEY, CONFIG, Place
+from tests.cluster.conftest import API_KEY, CONFIG, Deployment
 from tests.cluster.talk import Talk, Talks, settles, talking
 from tests.harness import Server, free_port, taken, wait_until
 from tests.manhole.test_ssh import Operator, make_key
@@ -33,15 +33,15 @@ from tests.rawsocket import RawSocket
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    place = Place(tmp_path_factory.mktemp("workers"))
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    place = Deployment(tmp_path_factory.mktemp("workers"))
     place.redis()
     yield place
     place.end()
 
 
 @pytest.fixture(autouse=True)
-def _end(site: Place) -> Iterator[None]:
+def _end(site: Deployment) -> Iterator[None]:
     """Ends what a test started: the next one has the machine to itself."""
     yield
     site.end_servers()
@@ -54,7 +54,7 @@ def talk() -> Iterator[Talks]:
 
 
 def begin(
-    site: Place, workers: int = 2, *options: str, config: str = CONFIG, prefix: str = "", **settings: Any
+    site: Deployment, workers: int = 2, *options: str, config: str = CONFIG, prefix: str = "", **settings: Any
 ) -> Server:
     (redis,) = site._redis
     prefix = prefix or f"p{site.count}"
@@ -116,7 +116,7 @@ def leaders(server: Server) -> list[str]:
     return found
 
 
-def test_verbs_reach_the_connections_of_every_worker(site: Place, talk: Talks) -> None:
+def test_verbs_reach_the_connections_of_every_worker(site: Deployment, talk: Talks) -> None:
     server = begin(site)
     assert len(children(server.pid)) == 2
     talks = on_both(server, talk, "news:x")
@@ -130,7 +130,7 @@ def test_verbs_reach_the_connections_of_every_worker(site: Place, talk: Talks) -
 
 
 @pytest.mark.full
-def test_connections_spread(site: Place, talk: Talks) -> None:
+def test_connections_spread(site: Deployment, talk: Talks) -> None:
     """However the machine divides its time: whoever comes late is served by whoever has fewer."""
     server = begin(site)
     spread: Counter[str] = Counter()
@@ -142,7 +142,7 @@ def test_connections_spread(site: Place, talk: Talks) -> None:
     wait_until(enough, 60)
 
 
-def test_a_worker_that_dies_takes_only_its_own_along_and_comes_back(site: Place, talk: Talks) -> None:
+def test_a_worker_that_dies_takes_only_its_own_along_and_comes_back(site: Deployment, talk: Talks) -> None:
     server = begin(site)
     talks = on_both(server, talk)
     victim, other = children(server.pid)
@@ -162,7 +162,7 @@ def test_a_worker_that_dies_takes_only_its_own_along_and_comes_back(site: Place,
     assert re.findall(r"and starts again in (\S+) s", server.log) == ["0.0", "0.25"]
 
 
-def test_a_worker_that_is_asked_to_end_drains_and_is_replaced(site: Place, talk: Talks) -> None:
+def test_a_worker_that_is_asked_to_end_drains_and_is_replaced(site: Deployment, talk: Talks) -> None:
     server = begin(site)
     talks = on_both(server, talk)
     os.kill(children(server.pid)[0], signal.SIGTERM)
@@ -175,7 +175,7 @@ def test_a_worker_that_is_asked_to_end_drains_and_is_replaced(site: Place, talk:
     wait_until(lambda: server.log.count(" is ready") == 3)
 
 
-def test_sigterm_drains_all(site: Place, talk: Talks) -> None:
+def test_sigterm_drains_all(site: Deployment, talk: Talks) -> None:
     server = begin(site)
     talks = on_both(server, talk)
     workers = children(server.pid)
@@ -189,7 +189,7 @@ def test_sigterm_drains_all(site: Place, talk: Talks) -> None:
     assert "Traceback" not in server.log
 
 
-def test_what_is_refused_again_and_again_is_summed_up_over_all_workers(site: Place) -> None:
+def test_what_is_refused_again_and_again_is_summed_up_over_all_workers(site: Deployment) -> None:
     server = begin(site)
     for number, other in enumerate(children(server.pid)):
         with stopped(other):
@@ -204,7 +204,7 @@ def test_what_is_refused_again_and_again_is_summed_up_over_all_workers(site: Pla
     assert "worker-" not in lines[-1]
 
 
-def test_an_interrupt_of_the_whole_terminal_drains_too(site: Place, talk: Talks) -> None:
+def test_an_interrupt_of_the_whole_terminal_drains_too(site: Deployment, talk: Talks) -> None:
     server = begin(site)
     client = talk(server, "42")
     os.killpg(server.pid, signal.SIGINT)
@@ -214,7 +214,7 @@ def test_an_interrupt_of_the_whole_terminal_drains_too(site: Place, talk: Talks)
     assert server.log.count("has stopped") == 2
 
 
-def test_workers_end_with_their_supervisor(site: Place, talk: Talks) -> None:
+def test_workers_end_with_their_supervisor(site: Deployment, talk: Talks) -> None:
     server = begin(site)
     client = talk(server, "42")
     workers = children(server.pid)
@@ -226,7 +226,7 @@ def test_workers_end_with_their_supervisor(site: Place, talk: Talks) -> None:
 
 
 @pytest.mark.full
-def test_entries_outlive_a_supervisor_that_is_killed_while_a_worker_carries_them_out(site: Place) -> None:
+def test_entries_outlive_a_supervisor_that_is_killed_while_a_worker_carries_them_out(site: Deployment) -> None:
     prefix = f"p{site.count}"
     server = begin(site)
     (redis,) = site._redis
@@ -245,7 +245,7 @@ def test_entries_outlive_a_supervisor_that_is_killed_while_a_worker_carries_them
     assert [message["data"]["n"] for message in kept] == list(range(60))
 
 
-def test_the_limit_of_connections_is_that_of_all(site: Place, talk: Talks) -> None:
+def test_the_limit_of_connections_is_that_of_all(site: Deployment, talk: Talks) -> None:
     server = begin(site, config=CONFIG.replace("[server]", "[server]\nmax_connections = 5"))
     talks = [talk(server, "42") for _ in range(5)]
     for _ in range(4):
@@ -256,7 +256,7 @@ def test_the_limit_of_connections_is_that_of_all(site: Place, talk: Talks) -> No
     talk(server, "42").barrier()
 
 
-def test_a_unix_socket_is_shared_and_survives_a_worker(site: Place, tmp_path: Path) -> None:
+def test_a_unix_socket_is_shared_and_survives_a_worker(site: Deployment, tmp_path: Path) -> None:
     path = tmp_path / "push.sock"
     server = begin(site, 2, "--listen", f"unix:{path}:mode=600", ready=False)
 
@@ -277,7 +277,7 @@ def test_a_unix_socket_is_shared_and_survives_a_worker(site: Place, tmp_path: Pa
     assert not path.exists()
 
 
-def test_no_secret_is_on_a_workers_command_line(site: Place) -> None:
+def test_no_secret_is_on_a_workers_command_line(site: Deployment) -> None:
     server = begin(site)
     for pid in children(server.pid):
         line = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -289,7 +289,7 @@ def test_no_secret_is_on_a_workers_command_line(site: Place) -> None:
     assert server.secret not in server.log
 
 
-def test_a_port_that_is_taken_is_said_in_one_line(site: Place, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_said_in_one_line(site: Deployment, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -299,7 +299,7 @@ def test_a_port_that_is_taken_is_said_in_one_line(site: Place, tmp_path: Path) -
     assert "Traceback" not in server.log
 
 
-def test_what_no_worker_can_start_with_ends_the_whole(site: Place, tmp_path: Path) -> None:
+def test_what_no_worker_can_start_with_ends_the_whole(site: Deployment, tmp_path: Path) -> None:
     (redis,) = site._redis
     server = site.server(
         "--workers", "2", "--redis", f"redis://nobody:wrong@127.0.0.1:{redis.port}/0", ready=False, config=""
@@ -310,7 +310,7 @@ def test_what_no_worker_can_start_with_ends_the_whole(site: Place, tmp_path: Pat
     assert "wrong@" not in server.log
 
 
-def test_development_mode_greets_once(site: Place, talk: Talks) -> None:
+def test_development_mode_greets_once(site: Deployment, talk: Talks) -> None:
     server = begin(site, 2, dev=True)
     wait_until(lambda: "pushserver in development mode" in server.log)
     assert server.log.count("pushserver in development mode") == 1
@@ -324,7 +324,7 @@ def test_development_mode_greets_once(site: Place, talk: Talks) -> None:
     assert not (server.state_dir / "address").exists()
 
 
-def test_a_console_that_nobody_placed_finds_a_free_port(site: Place) -> None:
+def test_a_console_that_nobody_placed_finds_a_free_port(site: Deployment) -> None:
     with taken(8022):
         server = begin(site, 2, "--manhole", "", dev=True)
         said = wait_until(lambda: re.search(r"ssh -p (\d+) admin@127\.0\.0\.1", server.log))
@@ -333,7 +333,7 @@ def test_a_console_that_nobody_placed_finds_a_free_port(site: Place) -> None:
             assert console.recv(8) == b"SSH-2.0-"
 
 
-def test_one_leads_and_another_takes_over(site: Place) -> None:
+def test_one_leads_and_another_takes_over(site: Deployment) -> None:
     server = begin(site)
 
     def led() -> list[str]:
@@ -353,7 +353,7 @@ def _metrics(server: Server) -> dict[str, float]:
     return {name: float(value) for name, _, value in lines}
 
 
-def test_one_scrape_shows_the_totals_and_no_counter_goes_back(site: Place, talk: Talks) -> None:
+def test_one_scrape_shows_the_totals_and_no_counter_goes_back(site: Deployment, talk: Talks) -> None:
     server = begin(site)
     talks = on_both(server, talk)
     # What a worker does not tell in time is shown as it was told last.
@@ -375,27 +375,27 @@ def test_one_scrape_shows_the_totals_and_no_counter_goes_back(site: Place, talk:
     settles(lambda: _metrics(server)["pushserver_connections"], sum(node_of(each)[-2:] == "-2" for each in talks))
 
 
-def test_one_console_reaches_every_worker_and_survives_its_own(site: Place, talk: Talks, tmp_path: Path) -> None:
+def test_one_console_reaches_every_worker_and_survives_its_own(site: Deployment, talk: Talks, tmp_path: Path) -> None:
     key, port = make_key(tmp_path / "key"), free_port()
     config = f'{CONFIG}\n[manhole]\nlisten = "tcp:{port}:interface=127.0.0.1"\nauthorized_keys = "{key}.pub"\n'
     server = begin(site, config=config)
     talks = on_both(server, talk)
     nodes = {node_of(each) for each in talks}
     operator = Operator(server, port, key)
-    said = operator.say("connections('42')")
+    said = operator.run_command("connections('42')")
     assert said.returncode == 0, said.stderr
     assert all(said.stdout.count(node) == sum(node_of(each) == node for each in talks) for node in nodes), said.stdout
     (leader,) = leaders(server)
     os.kill(children(server.pid)[int(leader.rpartition("-")[2]) - 1], signal.SIGKILL)
     # Whoever knocks while nobody leads waits for the next; it is the same host, with the same key.
-    said = operator.say("disconnect('42')")
+    said = operator.run_command("disconnect('42')")
     assert said.returncode == 0, said.stderr
     for each in talks:
         if node_of(each) != leader:
             assert each.closed() == 3503
 
 
-def test_a_worker_that_cannot_be_made_is_made_once_that_is_possible(site: Place, talk: Talks) -> None:
+def test_a_worker_that_cannot_be_made_is_made_once_that_is_possible(site: Deployment, talk: Talks) -> None:
     server = begin(site)
     _, most = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (5, most))
@@ -414,7 +414,7 @@ def test_a_worker_that_cannot_be_made_is_made_once_that_is_possible(site: Place,
     wait_until(lambda: server.log.count(" is ready") == 3)
 
 
-def test_sigterm_ends_a_supervisor_that_cannot_make_a_worker(site: Place) -> None:
+def test_sigterm_ends_a_supervisor_that_cannot_make_a_worker(site: Deployment) -> None:
     server = begin(site)
     _, most = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (5, most))
@@ -428,7 +428,7 @@ def test_sigterm_ends_a_supervisor_that_cannot_make_a_worker(site: Place) -> Non
 
 
 @pytest.mark.full
-def test_a_worker_that_hangs_is_killed_and_replaced(site: Place, talk: Talks) -> None:
+def test_a_worker_that_hangs_is_killed_and_replaced(site: Deployment, talk: Talks) -> None:
     server = begin(site)
     victim = children(server.pid)[0]
     os.kill(victim, signal.SIGSTOP)
@@ -487,7 +487,7 @@ def test_looks_are_counted_and_not_seconds() -> None:
     table.close()
 
 
-def test_draining_is_for_all_workers(site: Place, talk: Talks) -> None:
+def test_draining_is_for_all_workers(site: Deployment, talk: Talks) -> None:
     server = begin(site)
     talks = on_both(server, talk)
     assert server.api("POST", "/api/drain", {"over": "soon"}).status == 400
@@ -522,7 +522,7 @@ def operate_on_both(server: Server) -> None:
                 assert connection.response().status == 200
 
 
-def test_a_reload_counts_on_each_worker_or_on_none(site: Place, talk: Talks) -> None:
+def test_a_reload_counts_on_each_worker_or_on_none(site: Deployment, talk: Talks) -> None:
     server = begin(site)
     path = server.place / "pushserver.toml"
     text = path.read_text()

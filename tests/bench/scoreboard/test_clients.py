@@ -40,7 +40,7 @@ class Scripted(Peer):
     def __init__(self, part: Callable[[socket.socket], None]) -> None:
         self.compression = False
         self.addresses: list[str] = []
-        self.heard: list[bytes] = []
+        self.received: list[bytes] = []
         self._part = part
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.clients_port = self._listener.getsockname()[1]
@@ -170,7 +170,7 @@ def test_a_head_may_come_in_pieces(play: Play) -> None:
 
 
 def test_pings_are_answered(play: Play) -> None:
-    heard: list[bytes] = []
+    received: list[bytes] = []
 
     def part(connection: socket.socket) -> None:
         connection.sendall(ACCEPTED)
@@ -179,23 +179,23 @@ def test_pings_are_answered(play: Play) -> None:
         said = b""
         while len(said) < len(unmasked(b"here")) + 6:
             said += connection.recv(100)
-        heard.append(said)
+        received.append(said)
         connection.sendall(frame(b"ready"))
         connection.recv(100)
 
     clients = play(part)
     clients.connect(clients.greet(range(1), ()))
-    assert heard == [unmasked(b"here") + b"\x8a\x80\0\0\0\0"]
+    assert received == [unmasked(b"here") + b"\x8a\x80\0\0\0\0"]
 
 
 def test_who_is_cut_comes_back_with_what_it_was_told(play: Play) -> None:
-    heard: list[bytes] = []
+    received: list[bytes] = []
     cut = threading.Semaphore(0)
     numbers = iter(range(1000, 1010))
 
     def part(connection: socket.socket) -> None:
         connection.sendall(ACCEPTED)
-        heard.append(connection.recv(100)[6:])
+        received.append(connection.recv(100)[6:])
         connection.sendall(frame(b"you are %d" % next(numbers)) + frame(b"ready"))
         # A reset, not an end: no port of the client waits for a last answer.
         try:
@@ -209,7 +209,7 @@ def test_who_is_cut_comes_back_with_what_it_was_told(play: Play) -> None:
     assert cut.acquire(timeout=60)
     assert cut.acquire(timeout=60)
     clients.connect(clients.greet(range(2), (), {"log:a": None}), window=1)  # type: ignore[dict-item]
-    assert heard == [b"hello", b"hello", b"again 1000", b"again 1001"]
+    assert received == [b"hello", b"hello", b"again 1000", b"again 1001"]
 
 
 def test_they_come_from_several_addresses(play: Play) -> None:
@@ -246,14 +246,14 @@ def test_who_is_refused_says_why(play: Play) -> None:
     ],
 )
 def test_each_request_is_posted_once(answer: bytes, problem: str) -> None:
-    heard: list[bytes] = []
+    received: list[bytes] = []
 
     def part(connection: socket.socket) -> None:
         # The head of the first was read; then one after another.
-        heard.append(connection.recv(100))
+        received.append(connection.recv(100))
         connection.sendall(answer)
         while answer and (said := connection.recv(1000)):
-            heard.append(said[-1:])
+            received.append(said[-1:])
             connection.sendall(answer)
 
     server = Scripted(part)
@@ -265,7 +265,7 @@ def test_each_request_is_posted_once(answer: bytes, problem: str) -> None:
                 posts.post()
         else:
             assert posts.post() > 0
-            assert sorted(heard) == [b"0", b"1", b"2", b"3", b"4"]
+            assert sorted(received) == [b"0", b"1", b"2", b"3", b"4"]
     finally:
         posts.close()
         server.close()

@@ -64,11 +64,11 @@ def test_the_file_is_written_ahead_and_fully_synced(tmp_path: Path) -> None:
     assert not (tmp_path / f"{FILE}-wal").exists()
 
 
-@pytest.mark.parametrize(("free", "pages"), [(1 << 30, LOG_PAGES), (12 << 20, 768), (0, FEWEST_PAGES)])
+@pytest.mark.parametrize(("free_bytes", "pages"), [(1 << 30, LOG_PAGES), (12 << 20, 768), (0, FEWEST_PAGES)])
 def test_the_log_leaves_room_on_a_small_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, pages: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_bytes: int, pages: int
 ) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free_bytes))
     store = opened(tmp_path)
     assert store.connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (pages,)
     assert store.connection.execute("PRAGMA page_size").fetchone() == (PAGE,)

@@ -202,9 +202,9 @@ class InboxMachine(RuleBasedStateMachine):
         listing = self._ask(
             user, lambda store: store.inboxes.list(store.connection, store.now, user, before, limit, unread)
         )
-        meant = [m for m in reversed(model.messages) if m.offset < before and not (unread and m.read_at is not None)]
-        assert [(m.offset, m.read_at) for m in listing.messages] == [(m.offset, m.read_at) for m in meant[:limit]]
-        assert listing.more == (len(meant) > limit)
+        expected = [m for m in reversed(model.messages) if m.offset < before and not (unread and m.read_at is not None)]
+        assert [(m.offset, m.read_at) for m in listing.messages] == [(m.offset, m.read_at) for m in expected[:limit]]
+        assert listing.more == (len(expected) > limit)
 
     @invariant()
     def same(self) -> None:

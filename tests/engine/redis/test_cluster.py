@@ -31,7 +31,7 @@ def silent(redis: RedisServer, *nodes: RunningNode) -> None:
         redis.command("ZADD", "push:nodes", "1000000", node.engine._cluster.incarnation)
 
 
-async def beat(*nodes: RunningNode) -> None:
+async def send_heartbeats(*nodes: RunningNode) -> None:
     """One heartbeat of each, all at once."""
     await gatherResults([node.engine._cluster.heartbeat() for node in nodes])
 
@@ -55,7 +55,7 @@ async def test_a_dead_nodes_users_are_announced_once_by_one(cluster: Cluster, re
     die(dead)
     silent(redis, dead)
     there_for_long(redis, *living)
-    await beat(*living)
+    await send_heartbeats(*living)
     await until(lambda: sum(len(events(each, "offline")) for each in living) >= 250)
     await until(lambda: sum(len(events(each, "absent")) for each in living) >= 1)
     await eventually(lambda: _names(living[0]), {"a", "b", "c"})
@@ -81,7 +81,7 @@ async def test_who_left_a_node_that_died_before_it_said_so_is_announced_by_anoth
     die(dead)
     silent(redis, dead)
     there_for_long(redis, living)
-    await beat(living)
+    await send_heartbeats(living)
     # One script removes, and returns, them all.
     await until(lambda: events(living, "offline"))
     told: dict[str, int] = dict(events(living, "offline"))
@@ -110,7 +110,7 @@ async def test_a_node_tells_of_all_its_connections(cluster: Cluster, redis: Redi
     assert await _connections(other) == {"a": 3, "b": 0}
     # Two more, whose users are not known: told with the next sign of life.
     node.listener.count = 5
-    await beat(node)
+    await send_heartbeats(node)
     await eventually(lambda: _connections(other), {"a": 5, "b": 0})
     assert await _connections(node) == {"a": 5, "b": 0}
 
@@ -127,7 +127,7 @@ async def test_a_redis_that_was_away_makes_nobody_dead(cluster: Cluster, redis: 
     # Nobody could show that it lives.
     silent(redis, *nodes)
     for _ in range(2):
-        await beat(*nodes)
+        await send_heartbeats(*nodes)
     assert [events(node, "offline") for node in nodes] == [[], [], []]
     assert all([(await node.presence.online(f"u{n}")).online for n, node in enumerate(nodes)])
 
@@ -145,7 +145,7 @@ async def test_a_node_that_was_taken_for_dead_comes_to_life_again(cluster: Clust
     before = node.engine._cluster.incarnation
     await other.engine._cluster.expire(before, 0)
     assert [event[0] for event in events(other, "offline")] == ["7"]
-    await beat(node)
+    await send_heartbeats(node)
     assert node.engine._cluster.incarnation != before
     await eventually(lambda: _online(other), True)
     assert [(each.user_id, each.connections) for each in await other.presence.members("chat:a")] == [
@@ -182,7 +182,7 @@ async def test_who_was_not_said_to_have_gone_with_a_node_does_not_come_back(
     times = (cluster_module.SEEN_TTL, cluster_module.PRESENCE_TTL)
     reply = await other.engine._commands.run("expire", names.left_by(before), before, 0, 1, names.prefix, *times)
     gone = reply[4].decode()
-    await beat(node)
+    await send_heartbeats(node)
     assert events(node, "back") == [("chat:a", "7", gone, False)]
     assert events(node, "left") == []
     assert [(each.user_id, each.connections) for each in await other.presence.members("chat:a")] == [("7", 3)]
@@ -232,7 +232,7 @@ async def test_who_is_back_is_announced_also_where_redis_answer_was_lost(cluster
     server.run = loses_two
     await other.engine._cluster.expire(node.engine._cluster.incarnation, 0)
     for _ in range(3):
-        await beat(node)
+        await send_heartbeats(node)
     assert len(lost) == 2
     assert (events(node, "online"), [event[0] for event in events(node, "present")]) == ([("7",)], ["chat:a"])
 

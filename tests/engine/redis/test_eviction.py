@@ -28,7 +28,7 @@ async def pair(cluster: Cluster, redis: RedisServer, evicts: bool = True) -> tup
     a, b = [await cluster.start(redis.url, name, allow_eviction=evicts, lease=LEASE) for name in ("a", "b")]
     # What they told each other at their start hurries a heartbeat: it is over before anything is evicted.
     await b.broker.survey(b"have you read all?", 10_000)
-    await beat(a, b)
+    await send_heartbeats(a, b)
     for node, connection in ((a, "c1"), (a, "c2"), (b, "c3")):
         await node.presence.connect("7", connection)
     for node, connection in ((a, "c1"), (b, "c3")):
@@ -40,7 +40,7 @@ def evict(redis: RedisServer, *keys: str) -> None:
     assert redis.command("DEL", *(f"push:{key}" for key in keys)) == f":{len(keys)}\r\n"
 
 
-async def beat(*nodes: RunningNode) -> None:
+async def send_heartbeats(*nodes: RunningNode) -> None:
     for node in nodes:
         await node.engine._cluster.heartbeat()
         assert node.engine.trouble() is None
@@ -61,14 +61,14 @@ async def test_what_is_missing_is_made_anew_by_the_next_heartbeat(
     a, b = await pair(cluster, redis, evicts)
     evict(redis, "online:7", "members:chat:a", "infos:chat:a")
     assert (await b.presence.online("7")).online is False
-    await beat(a)
+    await send_heartbeats(a)
     assert connections(redis) == bulk("3")
     assert await b.presence.members("chat:a") == [Member("7", 2, INFO)]
     # Others may have said that 7 went.
     assert events(a, "online") == [("7",)]
     assert [(channel, member.user_id) for channel, member in events(a, "present")] == [("chat:a", "7")]
     assert a.engine.figures()["redis_presence_mended_total"] == 2
-    await beat(a, b)
+    await send_heartbeats(a, b)
     assert (events(a, "online"), events(b, "online")) == ([("7",)], [])
 
 
@@ -79,7 +79,7 @@ async def test_a_nodes_own_set_is_made_anew_and_nobody_counted_twice(
     a, b = await pair(cluster, redis, evicts)
     own = a.engine._cluster.incarnation
     evict(redis, f"node:{own}:connections", f"node:{own}:joins")
-    await beat(a, b)
+    await send_heartbeats(a, b)
     assert connections(redis) == bulk("3")
     assert await b.presence.members("chat:a") == [Member("7", 2, INFO)]
     assert redis.command("SCARD", f"push:node:{own}:connections") == ":2\r\n"
@@ -92,7 +92,7 @@ async def test_who_comes_after_an_eviction_is_not_counted_alone(cluster: Cluster
     evict(redis, "online:7", "members:chat:a")
     await b.presence.connect("7", "c4")
     await b.presence.join("chat:a", "7", "c4", INFO)
-    await beat(a)
+    await send_heartbeats(a)
     assert connections(redis) == bulk("4")
     assert await b.presence.members("chat:a") == [Member("7", 3, INFO)]
 
@@ -131,7 +131,7 @@ async def test_what_a_node_does_not_hold_is_removed_and_announced(cluster: Clust
     redis.command("SET", "push:online:8", "1")
     redis.command("SADD", f"push:node:{own}:joins", "chat:a 8 late")
     redis.command("HSET", "push:members:chat:a", "8", "1")
-    await beat(a)
+    await send_heartbeats(a)
     assert connections(redis) == bulk("3")
     assert redis.command("EXISTS", "push:online:8") == ":0\r\n"
     assert redis.command("SCARD", f"push:node:{own}:connections") == ":2\r\n"
@@ -155,7 +155,7 @@ async def test_each_heartbeat_compares_a_bounded_part_and_some_all(cluster: Clus
     node.engine._commands.run = counting  # type: ignore[method-assign]
     left = []
     for _ in range(3):
-        await beat(node)
+        await send_heartbeats(node)
         left.append(450 - len(events(node, "online")))
     assert left == [250, 50, 0]
     assert parts == [800, 800, 200]
@@ -178,7 +178,7 @@ async def test_who_was_on_a_dead_node_that_lost_its_set_is_found_and_announced(
     await b.presence.join("chat:b", "7", "c3", None)
     await die_without_a_set(cluster, redis, b, a)
     for _ in range(12):
-        await beat(a)
+        await send_heartbeats(a)
     assert (await a.presence.online("8")).online is False
     assert connections(redis) == bulk("2")
     assert await a.presence.members("chat:a") == [Member("7", 1, INFO)]
@@ -197,10 +197,10 @@ async def test_who_is_on_a_living_node_that_lost_its_set_is_left_there(cluster: 
     evict(redis, f"node:{own}:connections", f"node:{own}:joins")
     for _ in range(8):
         if not a.engine.presence._unheld:
-            await beat(a)
+            await send_heartbeats(a)
     assert set(a.engine.presence._unheld) == {("", "8")}
     for _ in range(6):
-        await beat(b, a)
+        await send_heartbeats(b, a)
     assert connections(redis, "8") == bulk("1")
     assert a.engine.presence._unheld == {}
     assert (events(a, "offline"), events(b, "offline")) == ([], [])
@@ -220,7 +220,7 @@ async def test_each_heartbeat_goes_through_a_bounded_part_of_the_counts(cluster:
 
     a.engine._commands.run = counting  # type: ignore[method-assign]
     for _ in range(40):
-        await beat(a)
+        await send_heartbeats(a)
     assert len(events(a, "absent")) == 600
     # Redis hands out some more than it was asked for.
     assert max(asked) <= 400
@@ -229,7 +229,7 @@ async def test_each_heartbeat_goes_through_a_bounded_part_of_the_counts(cluster:
 
 async def test_nothing_is_gone_through_where_redis_does_not_evict(cluster: Cluster, redis: RedisServer) -> None:
     a, _ = await pair(cluster, redis, evicts=False)
-    await beat(a)
+    await send_heartbeats(a)
     assert a.engine.presence._counts is None
 
 

@@ -18,7 +18,7 @@ from .proxy import Proxy
 from .servers import RedisServer
 
 
-def tell(redis: RedisServer, channel: str, text: str) -> str:
+def publish(redis: RedisServer, channel: str, text: str) -> str:
     return redis.command("PUBLISH", f"push:pub:{channel}", text)
 
 
@@ -27,9 +27,9 @@ async def test_any_program_reaches_a_channel(cluster: Cluster, redis: RedisServe
     for node in nodes:
         await node.broker.subscribe("public:x")
     pretty = json.dumps({"data": {"a": [1, "é\u2028"], "b": None}, "ignored": 1}, indent=2)
-    assert tell(redis, "public:x", pretty) == ":2\r\n"
-    tell(redis, "public:x", '{"type": "order.paid", "data": 7}')
-    tell(redis, "public:x", '{"data": null}')
+    assert publish(redis, "public:x", pretty) == ":2\r\n"
+    publish(redis, "public:x", '{"type": "order.paid", "data": 7}')
+    publish(redis, "public:x", '{"data": null}')
     for node in nodes:
         first, second, third = await node.received(3)
         assert bytes(first.data) == '{"a":[1,"é\u2028"],"b":null}'.encode()
@@ -48,8 +48,8 @@ async def test_any_program_reaches_a_channel(cluster: Cluster, redis: RedisServe
 async def test_what_no_program_may_send_is_dropped_and_counted(cluster: Cluster, redis: RedisServer, text: str) -> None:
     node = await cluster.start(redis.url)
     await node.broker.subscribe("public:x")
-    tell(redis, "public:x", text)
-    tell(redis, "public:x", '{"data": "after"}')
+    publish(redis, "public:x", text)
+    publish(redis, "public:x", '{"data": "after"}')
     assert contents(await node.received(1)) == ["after"]
     assert node.engine.figures()["redis_messages_dropped_total"] == 1
 
@@ -60,7 +60,7 @@ async def test_invalid_utf8_is_dropped(cluster: Cluster, redis: RedisServer) -> 
     node = await cluster.start(redis.url)
     await node.broker.subscribe("public:x")
     await node.engine._commands.call("PUBLISH", "push:pub:public:x", b'{"data": "\xff\xfe"}')
-    tell(redis, "public:x", '{"data": "after"}')
+    publish(redis, "public:x", '{"data": "after"}')
     assert contents(await node.received(1)) == ["after"]
     assert encoded("a") == b"*1\r\n$1\r\na\r\n"
 
@@ -71,7 +71,7 @@ async def test_the_servers_own_channels_take_nothing_from_outside(
 ) -> None:
     node = await cluster.start(redis.url)
     await node.broker.subscribe(channel)
-    tell(redis, channel, '{"data": 1}')
+    publish(redis, channel, '{"data": 1}')
     await until(lambda: node.engine.figures()["redis_messages_dropped_total"] == 1)
     assert node.listener.delivered == []
 
@@ -119,7 +119,7 @@ async def test_an_inbox_channel_takes_a_message_from_outside_without_position(
     node = await cluster.start(redis.url)
     await node.broker.subscribe("user:7")
     await node.inbox.append(publication("user:7", 1), "7", False, None, None, None)
-    tell(redis, "user:7", '{"type": "user_notification", "data": {}}')
+    publish(redis, "user:7", '{"type": "user_notification", "data": {}}')
     await node.inbox.append(publication("user:7", 2), "7", False, None, None, None)
     received = await node.received(3)
     assert sorted((each.offset or 0) for each in received) == [0, 1, 2]

@@ -49,7 +49,7 @@ def job(first: int, count: int) -> None:
                 _work(task)
         except Boom:
             pass
-        say(number, task is not None and task.answered)
+        write_down(number, task is not None and task.answered)
     leave()
 
 
@@ -65,14 +65,14 @@ async def async_job(first: int, count: int) -> None:
                     await task.complete({"html": LARGE})
         except Boom:
             pass
-        say(number, task is not None and task.answered)
+        write_down(number, task is not None and task.answered)
 
 
 def name_of(number: int) -> str:
     return f"{ROW}-{number}"
 
 
-def say(number: int, answered: bool) -> None:
+def write_down(number: int, answered: bool) -> None:
     """Write down that the call has returned, and whether the server had answered by then."""
     with open(os.environ["MATRIX_REPORT"], "a") as report:
         report.write(f"{number} {'answered' if answered else 'on-its-way'}\n")

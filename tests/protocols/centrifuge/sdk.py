@@ -9,12 +9,12 @@ import msgspec
 from msgspec import Raw
 
 from pushserver.core.protocol import ClientProtocol
+from pushserver.core.rate_limit import Rates
 from pushserver.protocols.centrifuge import messages, protobuf
 from pushserver.protocols.centrifuge.protocol import CentrifugeEndpoint
 from pushserver.protocols.centrifuge.pushes import ChannelNames
 from pushserver.protocols.centrifuge.session import Rules
-from pushserver.protocols.native.session import Rates
-from tests.protocols.paper import Paper, Place
+from tests.protocols.paper import LocalNode, Paper
 
 
 def endpoint(rates: Rates | None = None, **rules: Any) -> CentrifugeEndpoint:
@@ -178,7 +178,7 @@ LANGUAGES = {"json": Json, "protobuf": Protobuf}
 class Sdk(Paper):
     """One client."""
 
-    def __init__(self, place: Place, language: Any) -> None:
+    def __init__(self, place: LocalNode, language: Any) -> None:
         super().__init__(place, language)
         place.clients.append(self)
         self.inbound.open()

@@ -18,7 +18,7 @@ import pytest_twisted
 from pushserver.core.protocol import ClientProtocol
 from tests.fakes import texts
 from tests.protocols.centrifuge.sdk import LANGUAGES, Sdk
-from tests.protocols.paper import Native, Paper, Place
+from tests.protocols.paper import LocalNode, Native, Paper
 
 ACTIONS = 200
 SETTINGS = """
@@ -61,7 +61,7 @@ class _Plain(Native):
 class Device:
     """One device of a user: it remembers where it was in each channel, and what it was told."""
 
-    def __init__(self, place: Place, user: str) -> None:
+    def __init__(self, place: LocalNode, user: str) -> None:
         self.place = place
         self.user = user
         self.rooms: set[str] = set()
@@ -197,7 +197,7 @@ class NativeDevice(Device):
 class SdkDevice(Device):
     """It goes on in its rooms one by one, and acknowledges by its pongs."""
 
-    def __init__(self, place: Place, user: str, language: str) -> None:
+    def __init__(self, place: LocalNode, user: str, language: str) -> None:
         super().__init__(place, user)
         self._language = language
         self._sdk: Sdk | None = None
@@ -276,13 +276,13 @@ class SdkDevice(Device):
 
 
 @pytest_twisted.async_yield_fixture
-async def place(engine: str, tmp_path: Path) -> AsyncIterator[Place]:
-    place = await Place(tmp_path, engine, SETTINGS).start()
+async def place(engine: str, tmp_path: Path) -> AsyncIterator[LocalNode]:
+    place = await LocalNode(tmp_path, engine, SETTINGS).start()
     yield place
     await place.stop()
 
 
-async def happen(place: Place, devices: list[Device], rng: random.Random) -> None:
+async def happen(place: LocalNode, devices: list[Device], rng: random.Random) -> None:
     """Let one thing happen."""
     device, room = rng.choice(devices), rng.choice(ROOMS)
     what = rng.choice(("publish",) * 6 + ("server", "notify", "notify", "follow", "follow", "leave", "drop", "ack"))
@@ -307,14 +307,14 @@ async def happen(place: Place, devices: list[Device], rng: random.Random) -> Non
         await device.acknowledge()
 
 
-async def kept(place: Place, channel: str) -> list[Message]:
+async def kept(place: LocalNode, channel: str) -> list[Message]:
     """Return all that a channel keeps."""
     page = await place.engine.history.read(channel, 0, 1_000, False)
     return [(m.offset, json.loads(bytes(m.data)), m.sender) for m in page.messages]
 
 
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.full), pytest.param(3, marks=pytest.mark.full)])
-async def test_both_are_told_the_same(place: Place, seed: int) -> None:
+async def test_both_are_told_the_same(place: LocalNode, seed: int) -> None:
     rng = random.Random(seed)
     devices: list[Device] = []
     for user in USERS:

@@ -16,6 +16,7 @@ from pushserver.core.channels import Namespace, Namespaces, Rule
 from pushserver.core.effects import ReadOn
 from pushserver.core.errors import Code, Unavailable
 from pushserver.core.positions import Position
+from pushserver.core.rate_limit import Rates
 from pushserver.core.tokens import Keys, TokenRules
 from pushserver.manhole.tracing import MessageWatch
 from pushserver.protocols.centrifuge import calls, session
@@ -27,14 +28,13 @@ from pushserver.protocols.centrifuge.session import (
     MAX_RATE_LIMITED,
     NO_MESSAGES,
 )
-from pushserver.protocols.native.session import Rates
 from pushserver.server import inbound, reading
 from pushserver.server.clock import wall_clock
 from pushserver.server.cluster import Target, TargetChannels
 from pushserver.server.replay import PAGE as REPLAYED
 from tests.fakes import SECRET
 from tests.protocols.centrifuge.sdk import LANGUAGES, Json, Sdk
-from tests.protocols.paper import SETTINGS, Native, Place
+from tests.protocols.paper import SETTINGS, LocalNode, Native
 
 
 @pytest.fixture(params=sorted(LANGUAGES))
@@ -48,7 +48,7 @@ def error(code: int, reply: Any, temporary: bool = False) -> None:
     assert reply["error"]["message"]
 
 
-def theirs(place: Place, **rules: bool) -> None:
+def theirs(place: LocalNode, **rules: bool) -> None:
     """Let claims of Centrifugo's tokens count."""
     authenticator = place.node.authenticator
     given = TokenRules(more_claims=True, **rules)  # type: ignore[arg-type]
@@ -58,7 +58,7 @@ def theirs(place: Place, **rules: bool) -> None:
 # -- connect ----------------------------------------------------------------------------------------------------------
 
 
-async def test_the_answer_to_connect_tells_of_the_connection(place: Place, language: Any) -> None:
+async def test_the_answer_to_connect_tells_of_the_connection(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
     told = await ann.connect("ann")
     assert (told["client"], told["version"]) == (ann.connection.id, __version__)
@@ -69,12 +69,12 @@ async def test_the_answer_to_connect_tells_of_the_connection(place: Place, langu
     assert "session" not in told
 
 
-async def test_a_client_that_asks_for_it_is_told_the_session(place: Place, language: Any) -> None:
+async def test_a_client_that_asks_for_it_is_told_the_session(place: LocalNode, language: Any) -> None:
     told = await Sdk(place, language).connect("ann", data={"session": True})
     assert (told["data"]["userId"], told["data"]["inbox"]["pending"]) == ("ann", 0)
 
 
-async def test_connect_and_subscriptions_in_one_frame_are_carried_out_in_order(place: Place, language: Any) -> None:
+async def test_connect_and_subscriptions_in_one_frame_are_carried_out_in_order(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
     replies = await ann.calls(
         {"connect": {"token": place.token("ann")}},
@@ -90,21 +90,21 @@ async def test_connect_and_subscriptions_in_one_frame_are_carried_out_in_order(p
     assert [p["data"] for p in replies[3]["history"]["publications"]] == [1]
 
 
-async def test_a_token_may_come_with_the_upgrade(place: Place, language: Any) -> None:
+async def test_a_token_may_come_with_the_upgrade(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
     ann.inbound.open(place.token("ann"))
     reply = await ann.call(connect={"name": "js"})
     assert "user:ann" in reply["connect"]["subs"]
 
 
-async def test_a_token_may_come_in_the_headers_of_the_command(place: Place) -> None:
+async def test_a_token_may_come_in_the_headers_of_the_command(place: LocalNode) -> None:
     # The Protobuf classes of the SDK know none.
     ann = Sdk(place, Json())
     reply = await ann.call(connect={"name": "js", "headers": {"Authorization": f"Bearer {place.token('ann')}"}})
     assert "user:ann" in reply["connect"]["subs"]
 
 
-async def test_who_cannot_connect_is_told_why_and_nothing_more_is_read(place: Place, language: Any) -> None:
+async def test_who_cannot_connect_is_told_why_and_nothing_more_is_read(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
     ann.send({"id": 1, "connect": {}}, {"id": 2, "ping": {}})
     reply = await place.until(lambda: ann.answer_to(1))
@@ -115,7 +115,7 @@ async def test_who_cannot_connect_is_told_why_and_nothing_more_is_read(place: Pl
     assert ann.closed == errors.CONNECTION_CLOSED
 
 
-async def test_a_bad_token_is_a_close(place: Place, language: Any) -> None:
+async def test_a_bad_token_is_a_close(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
     ann.send({"id": 1, "connect": {"token": "no token"}})
     assert await place.until(lambda: ann.closed) == errors.INVALID_TOKEN
@@ -131,14 +131,14 @@ async def test_a_bad_token_is_a_close(place: Place, language: Any) -> None:
         [{"id": 0, "ping": {}}],
     ],
 )
-async def test_what_is_out_of_order_is_a_close(place: Place, language: Any, commands: list[Any]) -> None:
+async def test_what_is_out_of_order_is_a_close(place: LocalNode, language: Any, commands: list[Any]) -> None:
     ann = Sdk(place, language)
     ann.send(*commands)
     assert ann.closed == errors.BAD_REQUEST
     assert ann.all == []
 
 
-async def test_what_stands_before_a_mistake_in_a_frame_is_carried_out(place: Place, language: Any) -> None:
+async def test_what_stands_before_a_mistake_in_a_frame_is_carried_out(place: LocalNode, language: Any) -> None:
     bob = Sdk(place, language)
     await bob.connect("bob")
     await bob.call(subscribe={"channel": "kept:a"})
@@ -156,7 +156,7 @@ async def test_what_stands_before_a_mistake_in_a_frame_is_carried_out(place: Pla
 
 
 async def test_a_frame_of_many_commands_leaves_others_their_turn(
-    place: Place, language: Any, monkeypatch: pytest.MonkeyPatch
+    place: LocalNode, language: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ann, bob = Sdk(place, language), Sdk(place, language)
     await ann.connect("ann")
@@ -174,7 +174,7 @@ async def test_a_frame_of_many_commands_leaves_others_their_turn(
 
 
 async def test_answers_to_one_frame_leave_together(
-    place: Place, language: Any, monkeypatch: pytest.MonkeyPatch
+    place: LocalNode, language: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
@@ -189,14 +189,14 @@ async def test_answers_to_one_frame_leave_together(
     assert ann.closed == NO_MESSAGES
 
 
-async def test_a_second_connect_is_a_close(place: Place, language: Any) -> None:
+async def test_a_second_connect_is_a_close(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
     ann.send({"id": 99, "connect": {}})
     assert ann.closed == errors.BAD_REQUEST
 
 
-async def test_a_message_without_a_reply_is_a_close(place: Place, language: Any) -> None:
+async def test_a_message_without_a_reply_is_a_close(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
     ann.send({"send": {"data": 1}})
@@ -206,7 +206,7 @@ async def test_a_message_without_a_reply_is_a_close(place: Place, language: Any)
 # -- channels ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_publication_says_what_it_is(place: Place, language: Any) -> None:
+async def test_a_publication_says_what_it_is(place: LocalNode, language: Any) -> None:
     ann, bob = Sdk(place, language), Sdk(place, language)
     await ann.connect("ann")
     await bob.connect("bob")
@@ -226,7 +226,7 @@ async def test_a_publication_says_what_it_is(place: Place, language: Any) -> Non
     assert len(bob.published("kept:a")) == 1
 
 
-async def test_what_was_missed_comes_with_the_reply(place: Place, language: Any) -> None:
+async def test_what_was_missed_comes_with_the_reply(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
     epoch = (await ann.call(subscribe={"channel": "kept:a"}))["subscribe"]["epoch"]
@@ -242,7 +242,7 @@ async def test_what_was_missed_comes_with_the_reply(place: Place, language: Any)
     assert (await ann.call(subscribe=since | {"offset": 3}))["subscribe"]["recovered"]
 
 
-async def test_much_that_was_missed_follows_the_reply(place: Place, language: Any) -> None:
+async def test_much_that_was_missed_follows_the_reply(place: LocalNode, language: Any) -> None:
     ann, bob = Sdk(place, language), Sdk(place, language)
     await ann.connect("ann")
     await bob.connect("bob")
@@ -256,7 +256,7 @@ async def test_much_that_was_missed_follows_the_reply(place: Place, language: An
     assert [p["offset"] for p in bob.published("kept:a")] == [1, 2, 3, 4, 5, 6]
 
 
-async def test_one_reply_holds_so_much_of_all_channels_together(place: Place, language: Any) -> None:
+async def test_one_reply_holds_so_much_of_all_channels_together(place: LocalNode, language: Any) -> None:
     ann, bob = Sdk(place, language), Sdk(place, language)
     await ann.connect("ann")
     names = [f"kept:{n}" for n in range(6)]
@@ -277,7 +277,7 @@ async def test_one_reply_holds_so_much_of_all_channels_together(place: Place, la
 
 
 async def test_states_of_channels_have_a_room_of_their_own(
-    place: Place, language: Any, monkeypatch: pytest.MonkeyPatch
+    place: LocalNode, language: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for n in range(3):
         await place.execute("task.create", taskId=f"t{n}", userId="ann", title="x" * 200)
@@ -291,7 +291,7 @@ async def test_states_of_channels_have_a_room_of_their_own(
 
 
 async def test_a_session_is_told_in_the_room_that_there_is(
-    place: Place, language: Any, monkeypatch: pytest.MonkeyPatch
+    place: LocalNode, language: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for n in range(4):
         await place.execute("task.create", taskId=f"t{n}", userId="ann", title="x" * 200)
@@ -301,7 +301,9 @@ async def test_a_session_is_told_in_the_room_that_there_is(
     assert told["tasksTruncated"] is True
 
 
-async def test_too_much_for_a_reply_is_an_error(place: Place, language: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_much_for_a_reply_is_an_error(
+    place: LocalNode, language: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
     await ann.call(subscribe={"channel": "chat:a"})
@@ -309,7 +311,7 @@ async def test_too_much_for_a_reply_is_an_error(place: Place, language: Any, mon
     error(106, await ann.call(presence={"channel": "chat:a"}))
 
 
-async def test_a_lost_position_is_an_error_for_who_wants_it_so(place: Place) -> None:
+async def test_a_lost_position_is_an_error_for_who_wants_it_so(place: LocalNode) -> None:
     ann = Sdk(place, Json())
     await ann.connect("ann")
     lost = {"channel": "kept:a", "recover": True, "offset": 9, "epoch": "other"}
@@ -318,7 +320,7 @@ async def test_a_lost_position_is_an_error_for_who_wants_it_so(place: Place) -> 
     assert not (await ann.call(subscribe=lost))["subscribe"]["recovered"]
 
 
-async def test_errors_have_the_codes_that_clients_know(place: Place, language: Any) -> None:
+async def test_errors_have_the_codes_that_clients_know(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
     error(102, await ann.call(subscribe={"channel": "nowhere:a"}))
@@ -339,7 +341,9 @@ async def test_errors_have_the_codes_that_clients_know(place: Place, language: A
     error(103, await ann.call(refresh={"token": place.token("bob")}))
 
 
-async def test_rejected_subscriptions_do_not_end_a_connection_and_other_errors_do(place: Place, language: Any) -> None:
+async def test_rejected_subscriptions_do_not_end_a_connection_and_other_errors_do(
+    place: LocalNode, language: Any
+) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
     for n in range(MAX_ERRORS + 2):
@@ -350,7 +354,7 @@ async def test_rejected_subscriptions_do_not_end_a_connection_and_other_errors_d
     assert ann.closed == errors.TOO_MANY_ERRORS
 
 
-async def test_what_fails_on_the_side_of_the_server_is_held_against_nobody(place: Place, language: Any) -> None:
+async def test_what_fails_on_the_side_of_the_server_is_held_against_nobody(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
     place.engine.history.read = lambda *_: fail(Unavailable("away"))
@@ -359,7 +363,7 @@ async def test_what_fails_on_the_side_of_the_server_is_held_against_nobody(place
     assert ann.closed is None
 
 
-async def test_a_page_of_history(place: Place, language: Any) -> None:
+async def test_a_page_of_history(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
     for n in range(4):
@@ -374,7 +378,7 @@ async def test_a_page_of_history(place: Place, language: Any) -> None:
 
 
 async def test_a_page_of_history_that_ends_early_says_where_the_channel_stands(
-    place: Place, language: Any, monkeypatch: pytest.MonkeyPatch
+    place: LocalNode, language: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
@@ -386,7 +390,7 @@ async def test_a_page_of_history_that_ends_early_says_where_the_channel_stands(
     assert found["offset"] == 5
 
 
-async def test_data_nested_too_deep_is_an_error_in_protobuf(place: Place) -> None:
+async def test_data_nested_too_deep_is_an_error_in_protobuf(place: LocalNode) -> None:
     # In JSON the command itself is, which is a close.
     ann = Sdk(place, LANGUAGES["protobuf"]())
     await ann.connect("ann")
@@ -398,7 +402,7 @@ async def test_data_nested_too_deep_is_an_error_in_protobuf(place: Place) -> Non
     assert (await ann.call(ping={})) == {"ping": {}}
 
 
-async def test_chat_is_said_by_publishing(place: Place, language: Any) -> None:
+async def test_chat_is_said_by_publishing(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
     await ann.call(subscribe={"channel": "chat:a"})
@@ -412,7 +416,7 @@ async def test_chat_is_said_by_publishing(place: Place, language: Any) -> None:
     assert await place.until(lambda: len(said()) == 2 and said()) == ["hello", "you"]
 
 
-async def test_channels_that_a_token_names_come_with_what_it_says_of_them(place: Place, language: Any) -> None:
+async def test_channels_that_a_token_names_come_with_what_it_says_of_them(place: LocalNode, language: Any) -> None:
     theirs(place)
     ann = Sdk(place, language)
     subs = {"kept:a": {"data": {"hello": 1}}, "chat:a": {"info": {"seat": 4}}, "nowhere:a": {}}
@@ -436,7 +440,7 @@ async def test_channels_that_a_token_names_come_with_what_it_says_of_them(place:
     await place.until(lambda: ann.published("kept:b"))
 
 
-async def test_a_token_without_an_end_opens_a_connection_without_one(place: Place, language: Any) -> None:
+async def test_a_token_without_an_end_opens_a_connection_without_one(place: LocalNode, language: Any) -> None:
     theirs(place, without_exp=True)
     ann = Sdk(place, language)
     token = place.token("ann", expire_at=0)
@@ -448,7 +452,7 @@ async def test_a_token_without_an_end_opens_a_connection_without_one(place: Plac
     assert ann.closed is None
 
 
-async def test_a_token_for_a_channel_may_be_for_one_connection(place: Place, language: Any) -> None:
+async def test_a_token_for_a_channel_may_be_for_one_connection(place: LocalNode, language: Any) -> None:
     theirs(place)
     ann, again = Sdk(place, language), Sdk(place, language)
     await ann.connect("ann")
@@ -459,7 +463,7 @@ async def test_a_token_for_a_channel_may_be_for_one_connection(place: Place, lan
     error(103, await again.call(subscribe={"channel": "kept:a", "token": token}))
 
 
-async def test_a_token_of_nobody_is_refused_where_nobody_may_stay(place: Place, language: Any) -> None:
+async def test_a_token_of_nobody_is_refused_where_nobody_may_stay(place: LocalNode, language: Any) -> None:
     theirs(place)
     ann = Sdk(place, language)
     ann.send({"id": 1, "connect": {"token": place.token("")}})
@@ -467,7 +471,7 @@ async def test_a_token_of_nobody_is_refused_where_nobody_may_stay(place: Place, 
     assert ann.closed == errors.INVALID_TOKEN
 
 
-async def test_presence_says_what_tokens_say_of_their_users(place: Place, language: Any) -> None:
+async def test_presence_says_what_tokens_say_of_their_users(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann", token=place.token("ann", info={"name": "Ann"}))
     await ann.call(subscribe={"channel": "chat:a"})
@@ -475,7 +479,7 @@ async def test_presence_says_what_tokens_say_of_their_users(place: Place, langua
     assert shown == {"user": "ann", "client": ann.connection.id, "conn_info": {"name": "Ann"}}
 
 
-async def test_a_publication_says_which_connection_made_it(place: Place, language: Any) -> None:
+async def test_a_publication_says_which_connection_made_it(place: LocalNode, language: Any) -> None:
     ann, bob = Sdk(place, language), Sdk(place, language)
     await ann.connect("ann", token=place.token("ann", info={"name": "Ann"}))
     await bob.connect("bob")
@@ -489,7 +493,9 @@ async def test_a_publication_says_which_connection_made_it(place: Place, languag
     assert (second["tags"]["type"], second["tags"]["colour"]) == ("mine", "blue")
 
 
-async def test_the_server_subscribes_from_a_position_and_says_something_with_it(place: Place, language: Any) -> None:
+async def test_the_server_subscribes_from_a_position_and_says_something_with_it(
+    place: LocalNode, language: Any
+) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
     first = await place.execute("publish", channel="kept:a", data=1)
@@ -503,7 +509,7 @@ async def test_the_server_subscribes_from_a_position_and_says_something_with_it(
     assert [one["data"] for one in ann.published("kept:a")] == [2]
 
 
-async def test_a_token_for_a_channel_is_renewed_without_its_name(place: Place, language: Any) -> None:
+async def test_a_token_for_a_channel_is_renewed_without_its_name(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
     await ann.call(subscribe={"channel": "kept:a", "token": place.token("ann", channel="kept:a")})
@@ -515,7 +521,7 @@ async def test_a_token_for_a_channel_is_renewed_without_its_name(place: Place, l
 
 
 async def test_more_than_five_thousand_who_are_present_are_too_many(
-    place: Place, language: Any, monkeypatch: pytest.MonkeyPatch
+    place: LocalNode, language: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert reading.MAX_PRESENT == 5_000
     monkeypatch.setattr(reading, "MAX_PRESENT", 1)
@@ -529,7 +535,7 @@ async def test_more_than_five_thousand_who_are_present_are_too_many(
     error(106, await ann.call(presence_stats={"channel": "chat:a"}))
 
 
-async def test_presence_is_told_by_connection(place: Place, language: Any) -> None:
+async def test_presence_is_told_by_connection(place: LocalNode, language: Any) -> None:
     ann, again, bob = (Sdk(place, language) for _ in range(3))
     for client, user in ((ann, "ann"), (again, "ann"), (bob, "bob")):
         await client.connect(user)
@@ -552,7 +558,7 @@ async def test_presence_is_told_by_connection(place: Place, language: Any) -> No
 # -- calls ------------------------------------------------------------------------------------------------------------
 
 
-async def test_an_owner_is_told_of_a_task_on_a_channel_that_it_follows(place: Place, language: Any) -> None:
+async def test_an_owner_is_told_of_a_task_on_a_channel_that_it_follows(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
     await place.execute("task.create", taskId="t1", userId="ann")
@@ -568,7 +574,7 @@ async def test_an_owner_is_told_of_a_task_on_a_channel_that_it_follows(place: Pl
     assert (created["tags"]["type"], ended["tags"]["type"], ended["offset"]) == ("task_created", "task_completed", 1)
 
 
-async def test_calls_are_the_native_requests(place: Place, language: Any) -> None:
+async def test_calls_are_the_native_requests(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
     await place.execute("task.create", taskId="t1", userId="ann", title="work")
@@ -582,7 +588,7 @@ async def test_calls_are_the_native_requests(place: Place, language: Any) -> Non
     assert begun["data"]["task"]["taskId"] == "t1"
 
 
-async def test_the_inbox_is_read_and_kept_by_calls(place: Place, language: Any) -> None:
+async def test_the_inbox_is_read_and_kept_by_calls(place: LocalNode, language: Any) -> None:
     for n in range(2):
         await place.execute("notify", userId="ann", data=n)
     ann, phone = Sdk(place, language), Sdk(place, language)
@@ -605,7 +611,7 @@ async def test_the_inbox_is_read_and_kept_by_calls(place: Place, language: Any) 
 # -- the inbox --------------------------------------------------------------------------------------------------------
 
 
-async def test_what_waits_follows_the_connect_reply(place: Place, language: Any) -> None:
+async def test_what_waits_follows_the_connect_reply(place: LocalNode, language: Any) -> None:
     for n in range(3):
         await place.execute("notify", userId="ann", data=n)
     ann = Sdk(place, language)
@@ -618,7 +624,7 @@ async def test_what_waits_follows_the_connect_reply(place: Place, language: Any)
     assert ann.all[0].get("connect") is not None
 
 
-async def test_a_pong_acknowledges_what_was_sent_before_its_ping(place: Place, language: Any) -> None:
+async def test_a_pong_acknowledges_what_was_sent_before_its_ping(place: LocalNode, language: Any) -> None:
     for n in range(2):
         await place.execute("notify", userId="ann", data=n)
     ann = Sdk(place, language)
@@ -643,7 +649,7 @@ async def test_a_pong_acknowledges_what_was_sent_before_its_ping(place: Place, l
     assert (await again.connect("ann"))["subs"]["user:ann"]["offset"] == 3
 
 
-async def test_an_answer_to_a_ping_that_is_lost_ends_no_acknowledging(place: Place, language: Any) -> None:
+async def test_an_answer_to_a_ping_that_is_lost_ends_no_acknowledging(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
     # The answer to the second is lost. From then on each counts for the ping before its own.
@@ -657,7 +663,7 @@ async def test_an_answer_to_a_ping_that_is_lost_ends_no_acknowledging(place: Pla
         assert (await place.engine.inbox.state("ann")).acked == acked
 
 
-async def test_who_acknowledges_by_calls_does_so_alone(place: Place, language: Any) -> None:
+async def test_who_acknowledges_by_calls_does_so_alone(place: LocalNode, language: Any) -> None:
     for n in range(3):
         await place.execute("notify", userId="ann", data=n)
     ann = Sdk(place, language)
@@ -672,7 +678,7 @@ async def test_who_acknowledges_by_calls_does_so_alone(place: Place, language: A
 
 
 @pytest.mark.parametrize("codec", sorted(LANGUAGES))
-async def test_where_acknowledging_is_explicit_a_pong_does_not(place: Place, codec: str) -> None:
+async def test_where_acknowledging_is_explicit_a_pong_does_not(place: LocalNode, codec: str) -> None:
     ann = Sdk(place, LANGUAGES[codec](acknowledges=False))
     for n in range(2):
         await place.execute("notify", userId="ann", data=n)
@@ -686,7 +692,7 @@ async def test_where_acknowledging_is_explicit_a_pong_does_not(place: Place, cod
     assert (await place.engine.inbox.state("ann")).acked == 2
 
 
-async def test_a_client_goes_on_in_its_inbox_where_it_was(place: Place, language: Any) -> None:
+async def test_a_client_goes_on_in_its_inbox_where_it_was(place: LocalNode, language: Any) -> None:
     for n in range(3):
         await place.execute("notify", userId="ann", data=n)
     ann = Sdk(place, language)
@@ -710,7 +716,9 @@ async def test_a_client_goes_on_in_its_inbox_where_it_was(place: Place, language
     await place.until(lambda: len(ann.published("user:ann")) == 3)
 
 
-async def test_who_left_its_inbox_is_sent_nothing_of_it_and_acknowledges_nothing(place: Place, language: Any) -> None:
+async def test_who_left_its_inbox_is_sent_nothing_of_it_and_acknowledges_nothing(
+    place: LocalNode, language: Any
+) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
     assert await ann.call(unsubscribe={"channel": "user:ann"}) == {"unsubscribe": {}}
@@ -722,7 +730,7 @@ async def test_who_left_its_inbox_is_sent_nothing_of_it_and_acknowledges_nothing
     assert (await place.engine.inbox.state("ann")).acked == 0
 
 
-async def test_who_comes_back_to_its_inbox_is_sent_what_came_meanwhile(place: Place, language: Any) -> None:
+async def test_who_comes_back_to_its_inbox_is_sent_what_came_meanwhile(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
     epoch = (await ann.connect("ann"))["subs"]["user:ann"]["epoch"]
     await ann.call(unsubscribe={"channel": "user:ann"})
@@ -745,7 +753,7 @@ async def test_who_comes_back_to_its_inbox_is_sent_what_came_meanwhile(place: Pl
     assert [p["offset"] for p in ann.published("user:ann")] == [1, 2, 3, 4]
 
 
-async def test_a_lost_position_in_the_inbox_is_answered_with_all_that_is_kept(place: Place, language: Any) -> None:
+async def test_a_lost_position_in_the_inbox_is_answered_with_all_that_is_kept(place: LocalNode, language: Any) -> None:
     for n in range(3):
         await place.execute("notify", userId="ann", data=n)
     ann = Sdk(place, language)
@@ -763,7 +771,7 @@ async def test_a_lost_position_in_the_inbox_is_answered_with_all_that_is_kept(pl
     assert "user:ann" not in ann.connection.channels
 
 
-async def test_nothing_of_the_inbox_is_acknowledged_before_it_is_sent(place: Place, language: Any) -> None:
+async def test_nothing_of_the_inbox_is_acknowledged_before_it_is_sent(place: LocalNode, language: Any) -> None:
     for n in range(REPLAYED + 5):
         await place.execute("notify", userId="ann", data=n)
     ann = Sdk(place, language)
@@ -791,7 +799,7 @@ async def test_nothing_of_the_inbox_is_acknowledged_before_it_is_sent(place: Pla
 
 async def test_messages_of_the_inbox_that_are_gone_are_told_of(engine: str, tmp_path: Path, language: Any) -> None:
     (tmp_path / "small").mkdir()
-    place = await Place(tmp_path / "small", engine, SETTINGS + "[inbox]\nmax_messages = 2\n").start()
+    place = await LocalNode(tmp_path / "small", engine, SETTINGS + "[inbox]\nmax_messages = 2\n").start()
     try:
         ann = Sdk(place, language)
         await ann.connect("ann")
@@ -815,7 +823,7 @@ async def test_messages_of_the_inbox_that_are_gone_are_told_of(engine: str, tmp_
         await place.stop()
 
 
-async def test_an_inbox_has_the_name_that_was_chosen(place: Place) -> None:
+async def test_an_inbox_has_the_name_that_was_chosen(place: LocalNode) -> None:
     ann = Sdk(place, Json(names=ChannelNames("#{id}")))
     assert sorted((await ann.connect("ann"))["subs"]) == ["#ann", "system"]
     await place.execute("notify", userId="ann", data=1)
@@ -823,7 +831,7 @@ async def test_an_inbox_has_the_name_that_was_chosen(place: Place) -> None:
     assert (await ann.call(history={"channel": "#ann", "limit": 1}))["history"]["offset"] == 1
 
 
-async def test_channels_that_connect_asks_for_are_subscribed_with_it(place: Place, language: Any) -> None:
+async def test_channels_that_connect_asks_for_are_subscribed_with_it(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
     epoch = (await ann.call(subscribe={"channel": "kept:a"}))["subscribe"]["epoch"]
@@ -844,7 +852,7 @@ async def test_channels_that_connect_asks_for_are_subscribed_with_it(place: Plac
     assert [p["data"] for p in bob.published("kept:a")] == [9]
 
 
-async def test_channels_that_a_token_names_are_subscribed_with_it(place: Place, language: Any) -> None:
+async def test_channels_that_a_token_names_are_subscribed_with_it(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
     named = {"channels": ["kept:a", "news:*", "user:bob", "nowhere:a"]}
     told = (await ann.call(connect={"token": place.token("ann", **named)}))["connect"]
@@ -856,13 +864,13 @@ async def test_channels_that_a_token_names_are_subscribed_with_it(place: Place, 
     assert len(ann.published("kept:a")) == 1
 
 
-async def test_channels_that_connect_asks_for_in_vain_are_left_out(place: Place) -> None:
+async def test_channels_that_connect_asks_for_in_vain_are_left_out(place: LocalNode) -> None:
     asked: dict[str, Any] = {"free:a": {}, "kept:a": {"type": 1}, "kept:b": {"tf": {"key": "a"}}, "output:log:t": {}}
     ann = Sdk(place, Json())
     assert sorted((await ann.connect("ann", subs=asked))["subs"]) == ["free:a", "system", "user:ann"]
 
 
-async def test_a_client_of_no_epoch_is_given_all_that_is_kept(place: Place, language: Any) -> None:
+async def test_a_client_of_no_epoch_is_given_all_that_is_kept(place: LocalNode, language: Any) -> None:
     ann, bob = Sdk(place, language), Sdk(place, language)
     await ann.connect("ann")
     await bob.connect("bob")
@@ -884,7 +892,7 @@ async def test_a_client_of_no_epoch_is_given_all_that_is_kept(place: Place, lang
     error(112, await bob.call(subscribe=beginning | {"flag": 2}))
 
 
-async def test_an_inbox_from_its_beginning(place: Place, language: Any) -> None:
+async def test_an_inbox_from_its_beginning(place: LocalNode, language: Any) -> None:
     for n in range(3):
         await place.execute("notify", userId="ann", data=n)
     ann = Sdk(place, language)
@@ -899,7 +907,7 @@ async def test_an_inbox_from_its_beginning(place: Place, language: Any) -> None:
 class Nobody:
     """A place where who shows no token may stay, in its namespaces: ``room`` is for anyone, ``team`` for users."""
 
-    def __init__(self, place: Place, language: Any, *, everybody: bool = False) -> None:
+    def __init__(self, place: LocalNode, language: Any, *, everybody: bool = False) -> None:
         self.place = place
         self.language = LANGUAGES["protobuf" if language.ping.startswith(b"\x82") else "json"](anonymous=True)
         place.node.requests._anonymous = True
@@ -915,7 +923,7 @@ class Nobody:
         return client
 
 
-async def test_who_is_nobody_is_one_user_in_presence(place: Place, language: Any) -> None:
+async def test_who_is_nobody_is_one_user_in_presence(place: LocalNode, language: Any) -> None:
     nobody = Nobody(place, language)
     ann = Sdk(place, language)
     await ann.connect("ann")
@@ -943,7 +951,7 @@ async def test_who_is_nobody_is_one_user_in_presence(place: Place, language: Any
     assert [user.user_id for user in await place.engine.presence.members("room:a")] == ["ann", "native"]
 
 
-async def test_who_is_nobody_may_show_a_token_of_no_user_for_a_channel(place: Place, language: Any) -> None:
+async def test_who_is_nobody_may_show_a_token_of_no_user_for_a_channel(place: LocalNode, language: Any) -> None:
     theirs(place)
     nobody = Nobody(place, language)
     one = await nobody.connect()
@@ -975,7 +983,7 @@ async def test_who_is_nobody_may_show_a_token_of_no_user_for_a_channel(place: Pl
     assert (channel, code) == ("team:a", 2501)
 
 
-async def test_a_token_of_nobody_with_publish_publishes_there(place: Place, language: Any) -> None:
+async def test_a_token_of_nobody_with_publish_publishes_there(place: LocalNode, language: Any) -> None:
     theirs(place)
     one = await Nobody(place, language).connect()
     token = place.token("", channel="$own:a", publish=True)
@@ -986,7 +994,7 @@ async def test_a_token_of_nobody_with_publish_publishes_there(place: Place, lang
     assert told["info"] == {"user": "", "client": one.connection.id}
 
 
-async def test_who_is_nobody_stays_nobody(place: Place, language: Any) -> None:
+async def test_who_is_nobody_stays_nobody(place: LocalNode, language: Any) -> None:
     theirs(place)
     one = await Nobody(place, language).connect(place.token(""))
     error(103, await one.call(refresh={"token": place.token("ann")}))
@@ -996,7 +1004,7 @@ async def test_who_is_nobody_stays_nobody(place: Place, language: Any) -> None:
     assert one.closed is None
 
 
-async def test_a_connection_of_nobody_ends_with_its_token(place: Place, language: Any) -> None:
+async def test_a_connection_of_nobody_ends_with_its_token(place: LocalNode, language: Any) -> None:
     theirs(place)
     one = Nobody(place, language)
     client = Sdk(place, one.language)
@@ -1015,7 +1023,7 @@ async def test_a_connection_of_nobody_ends_with_its_token(place: Place, language
     assert client.closed == errors.EXPIRED
 
 
-async def test_a_revoked_token_of_nobody_ends_its_connection(place: Place, language: Any) -> None:
+async def test_a_revoked_token_of_nobody_ends_its_connection(place: LocalNode, language: Any) -> None:
     theirs(place)
     nobody = Nobody(place, language)
     told, untold, other = [await nobody.connect(place.token("", jti=jti)) for jti in ("a", "b", "c")]
@@ -1027,7 +1035,7 @@ async def test_a_revoked_token_of_nobody_ends_its_connection(place: Place, langu
     assert (untold.closed, other.closed) == (errors.DISCONNECTED, None)
 
 
-async def test_open_namespaces_are_for_all(place: Place, language: Any) -> None:
+async def test_open_namespaces_are_for_all(place: LocalNode, language: Any) -> None:
     nobody = Nobody(place, language, everybody=True)
     one = await nobody.connect()
     for channel in ("team:a", "$own:a"):
@@ -1048,7 +1056,7 @@ async def test_open_namespaces_are_for_all(place: Place, language: Any) -> None:
 # -- life -------------------------------------------------------------------------------------------------------------
 
 
-async def test_who_answers_no_ping_is_closed(place: Place, language: Any) -> None:
+async def test_who_answers_no_ping_is_closed(place: LocalNode, language: Any) -> None:
     ann, bob = Sdk(place, language), Sdk(place, language)
     await ann.connect("ann")
     await bob.connect("bob")
@@ -1059,7 +1067,9 @@ async def test_who_answers_no_ping_is_closed(place: Place, language: Any) -> Non
     assert (ann.closed, bob.closed) == (None, errors.NO_HEARTBEAT)
 
 
-async def test_a_lost_history_ends_the_subscription_for_the_client_to_begin_anew(place: Place, language: Any) -> None:
+async def test_a_lost_history_ends_the_subscription_for_the_client_to_begin_anew(
+    place: LocalNode, language: Any
+) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
     await ann.call(subscribe={"channel": "kept:a"})
@@ -1071,14 +1081,14 @@ async def test_a_lost_history_ends_the_subscription_for_the_client_to_begin_anew
     assert ann.closed == INSUFFICIENT_STATE
 
 
-async def test_a_lost_inbox_ends_the_connection(place: Place, language: Any) -> None:
+async def test_a_lost_inbox_ends_the_connection(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
     place.node.resync("user:ann", None)
     assert ann.closed == INSUFFICIENT_STATE
 
 
-async def test_what_the_server_subscribes_and_ends_is_told(place: Place, language: Any) -> None:
+async def test_what_the_server_subscribes_and_ends_is_told(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
     subscriptions = place.node.subscriptions
@@ -1092,7 +1102,7 @@ async def test_what_the_server_subscribes_and_ends_is_told(place: Place, languag
     assert ann.connection.server_channels == ("user:ann", "system")
 
 
-async def test_too_many_commands_are_refused_and_then_end_it(place: Place) -> None:
+async def test_too_many_commands_are_refused_and_then_end_it(place: LocalNode) -> None:
     ann = Sdk(place, Json(Rates(1, 3, 0), subscribes=2))
     await ann.connect("ann")
     await ann.calls(*({"subscribe": {"channel": f"free:{n}"}} for n in range(2)))
@@ -1103,17 +1113,17 @@ async def test_too_many_commands_are_refused_and_then_end_it(place: Place) -> No
     assert ann.closed == errors.TOO_MANY_REQUESTS
 
 
-async def test_the_first_subscriptions_are_free_for_a_while(place: Place) -> None:
-    for seconds, free in ((10, 3), (11, 0)):
+async def test_the_first_subscriptions_are_free_for_a_while(place: LocalNode) -> None:
+    for seconds, unlimited in ((10, 3), (11, 0)):
         ann = Sdk(place, Json(Rates(0.001, 2, 0), subscribes=3))
         await ann.connect("ann")
         place.time.advance(seconds)
         replies = await ann.calls(*({"subscribe": {"channel": f"free:{n}"}} for n in range(5)))
         # The burst is two messages, and `connect` was the first.
-        assert ["subscribe" in reply for reply in replies] == [*[True] * (free + 1), *[False] * (4 - free)]
+        assert ["subscribe" in reply for reply in replies] == [*[True] * (unlimited + 1), *[False] * (4 - unlimited)]
 
 
-async def test_who_leaves_a_channel_is_told_so_at_any_rate(place: Place) -> None:
+async def test_who_leaves_a_channel_is_told_so_at_any_rate(place: LocalNode) -> None:
     ann = Sdk(place, Json(Rates(1, 3, 0), subscribes=2))
     await ann.connect("ann")
     await ann.call(subscribe={"channel": "free:a"})
@@ -1130,7 +1140,7 @@ async def test_who_leaves_a_channel_is_told_so_at_any_rate(place: Place) -> None
     assert ann.closed == errors.TOO_MANY_REQUESTS
 
 
-async def test_a_refresh_extends_the_session(place: Place, language: Any) -> None:
+async def test_a_refresh_extends_the_session(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
     told = (await ann.call(refresh={"token": place.token("ann")}))["refresh"]
@@ -1138,7 +1148,7 @@ async def test_a_refresh_extends_the_session(place: Place, language: Any) -> Non
     assert told["ttl"] > 3_500
 
 
-async def test_a_client_need_not_be_anybody_where_that_is_allowed(place: Place) -> None:
+async def test_a_client_need_not_be_anybody_where_that_is_allowed(place: LocalNode) -> None:
     place.node.requests._anonymous = True
     ann = Sdk(place, Json(anonymous=True))
     told = (await ann.call(connect={"subs": {"public:a": {}, "kept:a": {}}}))["connect"]
@@ -1152,7 +1162,7 @@ async def test_a_client_need_not_be_anybody_where_that_is_allowed(place: Place) 
 # -- what operators see -----------------------------------------------------------------------------------------------
 
 
-async def test_lists_name_the_program_of_a_client(place: Place, language: Any) -> None:
+async def test_lists_name_the_program_of_a_client(place: LocalNode, language: Any) -> None:
     ann, bob = Sdk(place, language), Sdk(place, language)
     await ann.connect("ann", name="js", version="5.8" + "0" * 100)
     await bob.connect("bob")
@@ -1163,7 +1173,7 @@ async def test_lists_name_the_program_of_a_client(place: Place, language: Any) -
     assert bob.connection.client is None
 
 
-async def test_a_trace_shows_what_was_said_without_what_is_secret(place: Place, language: Any) -> None:
+async def test_a_trace_shows_what_was_said_without_what_is_secret(place: LocalNode, language: Any) -> None:
     said: list[str] = []
     watch = MessageWatch(place.node.hub, said.append, "ann")
     ann = Sdk(place, language)
@@ -1180,7 +1190,7 @@ async def test_a_trace_shows_what_was_said_without_what_is_secret(place: Place, 
     assert [list(reply)[1] for reply in replies] == ["subscribe", "rpc"]
 
 
-async def test_each_connection_that_comes_or_goes_is_told(place: Place, language: Any) -> None:
+async def test_each_connection_that_comes_or_goes_is_told(place: LocalNode, language: Any) -> None:
     eve = Sdk(place, language)
     await eve.connect("eve")
     await eve.call(subscribe={"channel": "team:a"})

@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from pushserver.core.publication import Publication
+from pushserver.core.rate_limit import Rates
 from pushserver.protocols import rfc6455
 from pushserver.protocols.native.framing import SUBPROTOCOL, Deflated, Plain
 from pushserver.protocols.native.protocol import NativeProtocol
-from pushserver.protocols.native.session import Rates
 
 
 def inflated(frame: bytes, window: int) -> bytes:

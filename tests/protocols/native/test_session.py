@@ -13,8 +13,9 @@ from pushserver.core import errors, operations
 from pushserver.core.effects import Disconnect, Perform, Send
 from pushserver.core.errors import Code, NotFound, PushError, Refused, Unavailable
 from pushserver.core.positions import Position
+from pushserver.core.rate_limit import Rates
 from pushserver.protocols.native import messages
-from pushserver.protocols.native.session import MAX_ERRORS, MAX_RATE_LIMITED, NativeSession, Rates
+from pushserver.protocols.native.session import MAX_ERRORS, MAX_RATE_LIMITED, NativeSession
 
 FREE = Rates(0, 0, 0)
 

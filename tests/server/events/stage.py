@@ -44,6 +44,8 @@ class Stage:
         self.engine = EmbeddedEngine(reactor, self.time.clock, place, InboxRules(9, 9, 60_000), 60_000, "a")
         self.counters = Counters(0)
         self.answer: Answer = lambda event: OK
+        #: the attempts whose answer the test gives (`hold`)
+        self.held: list[Deferred[AttemptResult]] = []
         #: every attempt as it began, and those that were taken: subject and number
         self.attempts: list[tuple[str, int]] = []
         self.taken: list[tuple[str, int]] = []
@@ -79,17 +81,22 @@ class Stage:
             self.taken.append((event.subject, number(event)))
         return result
 
+    def hold(self, event: Event) -> Deferred[AttemptResult]:
+        """An answer that does not come: until the test gives it, the attempt waits."""
+        self.held.append(Deferred())
+        return self.held[-1]
+
     def sender(self, webhook: Webhook = MAIL, age: int = 0) -> RunningSender:
         return RunningSender(self, webhook, age)
 
-    async def tell(self, *told: tuple[str, int], type: str = "user.online") -> None:
+    async def record(self, *told: tuple[str, int], type: str = "user.online") -> None:
         """Keep events: user and number."""
         now = self.time.now()
         for user, n in told:
             self._told.setdefault(f"user:{user}", []).append(n)
         await self.engine.events.append([NewEvent(type, now, body({"userId": u, "n": n})) for u, n in told])
 
-    async def settle(self) -> None:
+    async def until_idle(self) -> None:
         """Until what was asked of the engine is answered, and what follows from it too: nothing more is asked."""
         writer, at_rest = self.engine._writer, 0
         for _ in range(1_000):
@@ -103,10 +110,10 @@ class Stage:
 
     async def pass_time(self, seconds: float, step: float = 0.25) -> None:
         """Let time pass, a little at a time."""
-        await self.settle()
+        await self.until_idle()
         for _ in range(round(seconds / step)):
             self.time.advance(step)
-            await self.settle()
+            await self.until_idle()
 
     async def dead(self) -> list[DeadEvent]:
         return await self.engine.deliveries.dead()
@@ -131,4 +138,4 @@ class RunningSender:
     async def die(self) -> None:
         """As when its node is killed: nothing more is written."""
         self.sender.abandon()
-        await self._stage.settle()
+        await self._stage.until_idle()

@@ -73,7 +73,7 @@ class Listening(Factory):
         return self.peers[-1]
 
 
-class Place:
+class ListeningReceiver:
     """A receiver that listens, and our way to it."""
 
     def __init__(self, receiver: Receiver) -> None:
@@ -81,7 +81,7 @@ class Place:
         self.listening = Listening()
         self.port: Any = None
 
-    async def listen(self, description: str = "tcp:0:interface=127.0.0.1") -> Place:
+    async def listen(self, description: str = "tcp:0:interface=127.0.0.1") -> ListeningReceiver:
         from twisted.internet import reactor
 
         self.port = await endpoints.serverFromString(reactor, description).listen(self.listening)
@@ -113,15 +113,15 @@ class Place:
 
 
 @pytest_twisted.async_yield_fixture
-async def place() -> AsyncIterator[Place]:
+async def place() -> AsyncIterator[ListeningReceiver]:
     from twisted.internet import reactor
 
-    place = await Place(Receiver(reactor, Clock(reactor))).listen()
+    place = await ListeningReceiver(Receiver(reactor, Clock(reactor))).listen()
     yield place
     await place.close()
 
 
-async def test_a_request_is_the_event_signed(place: Place) -> None:
+async def test_a_request_is_the_event_signed(place: ListeningReceiver) -> None:
     assert await place.post() == AttemptResult(200)
     head, _, body = place.listening.peers[0].received.partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
@@ -133,14 +133,14 @@ async def test_a_request_is_the_event_signed(place: Place) -> None:
     assert Verifier("whsec_" + base64.b64encode(KEY).decode()).verify(body, sent)["type"] == "user.online"
 
 
-async def test_a_connection_is_kept_for_the_next_event(place: Place) -> None:
+async def test_a_connection_is_kept_for_the_next_event(place: ListeningReceiver) -> None:
     for _ in range(3):
         assert (await place.post()).taken
     assert len(place.listening.peers) == 1
 
 
 @pytest.mark.parametrize("status", [201, 202, 204, 299])
-async def test_every_2xx_is_taken(place: Place, status: int) -> None:
+async def test_every_2xx_is_taken(place: ListeningReceiver, status: int) -> None:
     end = b"" if status == 204 else b"Content-Length: 0\r\n"
     place.listening.behave = lambda peer: peer.send(b"HTTP/1.1 %d X\r\n%s\r\n" % (status, end))
     assert await place.post() == AttemptResult(status)
@@ -181,7 +181,7 @@ def status(line: bytes, *headers: bytes) -> Callable[[Peer], None]:
     ],
 )
 async def test_a_bad_receiver_has_its_reason(
-    place: Place, behave: Callable[[Peer], None], expected: int | None, said: str
+    place: ListeningReceiver, behave: Callable[[Peer], None], expected: int | None, said: str
 ) -> None:
     place.listening.behave = behave
     result = await place.post()
@@ -195,7 +195,7 @@ async def test_a_bad_receiver_has_its_reason(
 
 
 @pytest.mark.parametrize("behave", [trickle, lambda peer: None])
-async def test_a_bad_receiver_costs_its_time(place: Place, behave: Callable[[Peer], None]) -> None:
+async def test_a_bad_receiver_costs_its_time(place: ListeningReceiver, behave: Callable[[Peer], None]) -> None:
     place.listening.behave = behave
     result = await place.post(timeout=400)
     assert (result.taken, result.status) == (False, None)
@@ -204,7 +204,7 @@ async def test_a_bad_receiver_costs_its_time(place: Place, behave: Callable[[Pee
     assert (await place.post()).taken
 
 
-async def test_a_long_answer_with_an_end_is_taken_and_not_read(place: Place) -> None:
+async def test_a_long_answer_with_an_end_is_taken_and_not_read(place: ListeningReceiver) -> None:
     size = 50_000_000
     place.listening.behave = lambda peer: peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
     assert await place.post() == AttemptResult(200)
@@ -224,7 +224,7 @@ async def test_a_long_answer_with_an_end_is_taken_and_not_read(place: Place) -> 
     ],
 )
 async def test_a_pause_is_read_as_a_number_or_a_moment(
-    place: Place, given: bytes, least: int | None, most: int | None
+    place: ListeningReceiver, given: bytes, least: int | None, most: int | None
 ) -> None:
     place.listening.behave = status(b"503 Busy", b"Retry-After: " + given)
     result = await place.post()
@@ -235,14 +235,14 @@ async def test_a_pause_is_read_as_a_number_or_a_moment(
         assert least <= result.retry_after <= most
 
 
-async def test_a_name_that_does_not_resolve_and_a_port_that_nobody_has(place: Place) -> None:
+async def test_a_name_that_does_not_resolve_and_a_port_that_nobody_has(place: ListeningReceiver) -> None:
     assert (await place.post("http://nowhere.invalid/")).problem == "its name cannot be resolved"
     port = place.port.getHost().port
     await place.deafen()
     assert (await place.post(f"http://127.0.0.1:{port}/")).problem == "its connection was refused"
 
 
-async def test_a_host_whose_lookup_hangs_holds_up_no_other(place: Place) -> None:
+async def test_a_host_whose_lookup_hangs_holds_up_no_other(place: ListeningReceiver) -> None:
     from twisted.internet import reactor
 
     asked: list[str] = []
@@ -271,7 +271,7 @@ async def test_a_host_whose_lookup_hangs_holds_up_no_other(place: Place) -> None
     assert sorted(asked) == ["alive.example", "dead.example"]
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_refused(place: Place, tmp_path: Path) -> None:
+async def test_a_certificate_that_nobody_vouches_for_is_refused(place: ListeningReceiver, tmp_path: Path) -> None:
     files = certificates(tmp_path)
     await place.deafen()
     await place.listen(f"ssl:0:interface=127.0.0.1:privateKey={files['key']}:certKey={files['cert']}")
@@ -307,7 +307,7 @@ async def test_one_that_is_cancelled_on_its_way_has_not_failed(url: str) -> None
     assert (await attempt).problem.startswith("no whole answer within")
 
 
-async def test_an_attempt_that_is_cancelled_leaves_nothing(place: Place) -> None:
+async def test_an_attempt_that_is_cancelled_leaves_nothing(place: ListeningReceiver) -> None:
     place.listening.behave = lambda peer: None
     attempt = Deferred.fromCoroutine(place.post(timeout=60_000))
     await place.until(lambda: bool(place.listening.peers) and place.listening.peers[0].answered == 1)

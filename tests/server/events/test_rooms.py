@@ -40,7 +40,7 @@ async def open_house(tmp_path: Path) -> AsyncIterator[Open]:
 
 async def told(rig: Rig, *types: str) -> list[tuple[str, Any]]:
     """The events of these types, or all: type and data."""
-    await rig.settle()
+    await rig.until_idle()
     page = await rig.engine.events.read(None, 1_000, 1 << 30)
     found = [events.decode(each.body) for each in page.events]
     return [(each.type, msgspec.json.decode(each.data)) for each in found if not types or each.type in types]
@@ -213,6 +213,6 @@ async def test_a_node_that_stops_tells_that_its_channels_are_vacated(open_house:
     client = await rig.client("7")
     await client.ask("subscribe", channels=["news:1"])
     client.vanish()
-    await rig.settle()
+    await rig.until_idle()
     await rig.node.hand_over()
     assert await told(rig, "channel.vacated") == [("channel.vacated", {"channel": "news:1"})]

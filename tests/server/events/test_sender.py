@@ -31,8 +31,8 @@ TIMED_OUT = AttemptResult(None, "no whole answer within 1s")
 
 async def test_events_come_once_and_in_order(stage: Stage) -> None:
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(*[(str(n % 3), n) for n in range(30)])
+    await stage.until_idle()
+    await stage.record(*[(str(n % 3), n) for n in range(30)])
     await stage.pass_time(1)
     for user in "012":
         assert [n for subject, n in stage.taken if subject == f"user:{user}"] == list(range(int(user), 30, 3))
@@ -40,7 +40,7 @@ async def test_events_come_once_and_in_order(stage: Stage) -> None:
     assert stage.counters.webhook_delivered == {"mail": 30}
     await sender.stop()
     # The next one goes on from there.
-    await stage.tell(("0", 30))
+    await stage.record(("0", 30))
     sender = stage.sender()
     await stage.pass_time(1)
     assert stage.attempts[30:] == [("user:0", 30)]
@@ -48,20 +48,14 @@ async def test_events_come_once_and_in_order(stage: Stage) -> None:
 
 
 async def test_several_are_sent_at_a_time_but_never_two_of_one_subject(stage: Stage) -> None:
-    pending: list[Deferred[AttemptResult]] = []
-
-    def hang(event: events.Event) -> Deferred[AttemptResult]:
-        pending.append(Deferred())
-        return pending[-1]
-
-    stage.answer = hang
+    stage.answer = stage.hold
     sender = stage.sender(PATIENT)
-    await stage.settle()
-    await stage.tell(*[(str(n // 2), n) for n in range(4 * AT_ONCE)])
+    await stage.until_idle()
+    await stage.record(*[(str(n // 2), n) for n in range(4 * AT_ONCE)])
     await stage.pass_time(1)
-    assert len(pending) == AT_ONCE
-    while any(not each.called for each in pending):
-        for each in list(pending):
+    assert len(stage.held) == AT_ONCE
+    while any(not each.called for each in stage.held):
+        for each in list(stage.held):
             if not each.called:
                 each.callback(OK)
         await stage.pass_time(0.25)
@@ -73,10 +67,10 @@ async def test_several_are_sent_at_a_time_but_never_two_of_one_subject(stage: St
 async def test_what_fails_holds_up_its_subject_alone(stage: Stage) -> None:
     stage.answer = lambda event: FAILED if event.subject == "user:bad" else OK
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(("bad", 0), ("good", 1), ("bad", 2), ("good", 3))
+    await stage.until_idle()
+    await stage.record(("bad", 0), ("good", 1), ("bad", 2), ("good", 3))
     await stage.pass_time(1)
-    await stage.tell(("bad", 4), ("good", 5))
+    await stage.record(("bad", 4), ("good", 5))
     await stage.pass_time(1)
     assert stage.taken == [("user:good", 1), ("user:good", 3), ("user:good", 5)]
     assert [each for each in stage.attempts if each[0] == "user:bad"] == [("user:bad", 0)]
@@ -85,7 +79,7 @@ async def test_what_fails_holds_up_its_subject_alone(stage: Stage) -> None:
     await stage.pass_time(4)
     assert stage.taken[3:] == [("user:bad", 0), ("user:bad", 2), ("user:bad", 4)]
     assert sender.sender.waiting == 0
-    await stage.tell(("bad", 6))
+    await stage.record(("bad", 6))
     await stage.pass_time(0.5)
     assert stage.taken[-1] == ("user:bad", 6)
     assert stage.counters.webhook_failed == {"mail": 1}
@@ -97,10 +91,10 @@ async def test_what_hangs_holds_up_its_subject_alone(stage: Stage, monkeypatch: 
     hanging: Deferred[AttemptResult] = Deferred()
     stage.answer = lambda event: hanging if event.subject == "user:slow" else OK
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(("slow", 0))
+    await stage.until_idle()
+    await stage.record(("slow", 0))
     for n in range(1, 4):
-        await stage.tell(*[(str(user), n) for user in range(30)])
+        await stage.record(*[(str(user), n) for user in range(30)])
         await stage.pass_time(1)
     assert len(stage.taken) == 90
     assert sender.sender.waiting == 1
@@ -208,8 +202,8 @@ async def test_what_hung_and_is_taken_is_followed_by_what_came_meanwhile(stage: 
 async def test_what_is_held_and_damaged_is_told_and_holds_up_nothing(stage: Stage) -> None:
     stage.answer = lambda event: FAILED
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(("7", 0), ("7", 1))
+    await stage.until_idle()
+    await stage.record(("7", 0), ("7", 1))
     await stage.pass_time(1)
     held, damaged = stage.engine.deliveries.held, [b"{"]
 
@@ -249,8 +243,8 @@ async def test_one_that_is_damaged_costs_itself(stage: Stage, damaged: bytes) ->
 
     stage.engine.events.read = lambda *asked: Deferred.fromCoroutine(spoiling(*asked))  # type: ignore[method-assign]
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(("7", 0), ("7", 1), ("8", 2))
+    await stage.until_idle()
+    await stage.record(("7", 0), ("7", 1), ("8", 2))
     await stage.pass_time(1)
     assert stage.taken == [("user:7", 1), ("user:8", 2)]
     assert len(spoilt) == stage.counters.events_dropped == 1
@@ -259,7 +253,7 @@ async def test_one_that_is_damaged_costs_itself(stage: Stage, damaged: bytes) ->
     stage.engine.events.read = read  # type: ignore[method-assign]
     assert events.number_of(sender.sender.cursor) == 3
     sender = stage.sender()
-    await stage.tell(("7", 3))
+    await stage.record(("7", 3))
     await stage.pass_time(1)
     assert stage.taken[2:] == [("user:7", 3)]
     await sender.stop()
@@ -274,8 +268,8 @@ async def test_the_pauses_are_those_that_are_promised(stage: Stage) -> None:
 
     stage.answer = fail
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(("7", 1))
+    await stage.until_idle()
+    await stage.record(("7", 1))
     await stage.pass_time(40, 0.5)
     await stage.pass_time(3 * HOUR, 30)
     pauses = [after - before for before, after in itertools.pairwise(moments)]
@@ -290,8 +284,8 @@ async def test_the_pauses_are_those_that_are_promised(stage: Stage) -> None:
 async def test_a_wall_clock_that_is_set_holds_nothing_up_and_ends_nothing(stage: Stage, step: int) -> None:
     stage.answer = lambda event: FAILED
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(("7", 1))
+    await stage.until_idle()
+    await stage.record(("7", 1))
     await stage.pass_time(1)
     assert stage.attempts == [("user:7", 1)]
     stage.time.step(step)
@@ -313,8 +307,8 @@ async def test_an_event_is_dead_when_its_retention_ends_and_the_next_one_follows
 
     stage.answer = answer
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(("7", 0), ("7", 1), ("7", 2))
+    await stage.until_idle()
+    await stage.record(("7", 0), ("7", 1), ("7", 2))
     await stage.pass_time(80, 0.5)
     dead = await stage.dead()
     assert [(each.webhook, each.error, each.attempts) for each in dead] == [
@@ -337,21 +331,15 @@ async def test_what_is_to_be_tried_once_more_outlives_the_sender_that_began(stag
     stage.engine.events.rules.adopt(EventRules(60_000, 1 << 30))
     stage.answer = lambda event: FAILED
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(("7", 0))
+    await stage.until_idle()
+    await stage.record(("7", 0))
     await stage.pass_time(80, 0.5)
     assert len(await stage.dead()) == 1
-    hanging: list[Deferred[AttemptResult]] = []
-
-    def hang(event: events.Event) -> Deferred[AttemptResult]:
-        hanging.append(Deferred())
-        return hanging[-1]
-
-    stage.answer = hang
+    stage.answer = stage.hold
     assert await stage.engine.deliveries.retry("mail", None) == 1
     await stage.pass_time(5)
     # Once, however often it was looked for meanwhile.
-    assert len(hanging) == 1
+    assert len(stage.held) == 1
     await sender.die()
     stage.answer = lambda event: OK
     sender = stage.sender()
@@ -364,10 +352,10 @@ async def test_what_is_to_be_tried_once_more_outlives_the_sender_that_began(stag
 async def test_a_receiver_that_is_gone_is_sent_nothing_more(stage: Stage) -> None:
     stage.answer = lambda event: GONE
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(("1", 1))
+    await stage.until_idle()
+    await stage.record(("1", 1))
     await stage.pass_time(1)
-    await stage.tell(("1", 2), ("2", 3))
+    await stage.record(("1", 2), ("2", 3))
     await stage.pass_time(20, 1)
     assert stage.attempts == [("user:1", 1)]
     assert [each.error for each in await stage.dead()] == [GONE.problem]
@@ -388,12 +376,12 @@ async def test_a_receiver_that_is_gone_is_sent_nothing_more(stage: Stage) -> Non
 async def test_another_address_is_another_receiver(stage: Stage) -> None:
     stage.answer = lambda event: GONE
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(("1", 1))
+    await stage.until_idle()
+    await stage.record(("1", 1))
     await stage.pass_time(1)
     await sender.stop()
     stage.answer = lambda event: OK
-    await stage.tell(("1", 2))
+    await stage.record(("1", 2))
     sender = stage.sender(msgspec.structs.replace(MAIL, url="http://other/"))
     await stage.pass_time(1)
     assert stage.taken == [("user:1", 2)]
@@ -404,8 +392,8 @@ async def test_a_receiver_may_ask_for_a_pause_but_not_beyond_the_retention(stage
     waits = {"1": 90_000, "2": 365 * 24 * HOUR * 1000}
     stage.answer = lambda event: AttemptResult(503, "answered 503", waits[event.subject[5:]])
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(("1", 1), ("2", 2))
+    await stage.until_idle()
+    await stage.record(("1", 1), ("2", 2))
     await stage.pass_time(80, 2)
     assert sorted(stage.attempts) == [("user:1", 1), ("user:2", 2)]
     assert [events.decode(bytes(each.event)).subject for each in await stage.dead()] == ["user:2"]
@@ -416,9 +404,9 @@ async def test_a_receiver_may_ask_for_a_pause_but_not_beyond_the_retention(stage
 
 async def test_only_what_is_asked_for_is_sent(stage: Stage) -> None:
     sender = stage.sender(msgspec.structs.replace(MAIL, types=frozenset({"user.offline"})))
-    await stage.settle()
-    await stage.tell(*[("7", n) for n in range(500)])
-    await stage.tell(("7", 500), type="user.offline")
+    await stage.until_idle()
+    await stage.record(*[("7", n) for n in range(500)])
+    await stage.record(("7", 500), type="user.offline")
     await stage.pass_time(1)
     assert stage.attempts == [("user:7", 500)]
     await sender.stop()
@@ -434,14 +422,14 @@ async def test_what_is_gone_from_the_outbox_is_told_and_holds_up_nothing(stage: 
     try:
         stage.answer = lambda event: FAILED if event.subject == "user:bad" else OK
         sender = stage.sender()
-        await stage.settle()
-        await stage.tell(("bad", 0), ("bad", 1))
+        await stage.until_idle()
+        await stage.record(("bad", 0), ("bad", 1))
         await stage.pass_time(1)
         stage.engine.events.rules.adopt(EventRules(1, 1 << 30))
         await stage.engine.events.trim()
         stage.engine.events.rules.adopt(EventRules(86_400_000, 1 << 30))
         stage.answer = lambda event: OK
-        await stage.tell(("bad", 2))
+        await stage.record(("bad", 2))
         await stage.pass_time(7)
         assert stage.taken == [("user:bad", 2)]
         assert lines.count("webhook_lost") == 2
@@ -461,19 +449,19 @@ async def test_a_reason_is_one_line_until_it_is_over(stage: Stage) -> None:
     try:
         stage.answer = lambda event: FAILED
         sender = stage.sender()
-        await stage.settle()
-        await stage.tell(*[(str(n), n) for n in range(20)])
+        await stage.until_idle()
+        await stage.record(*[(str(n), n) for n in range(20)])
         await stage.pass_time(2)
         assert lines == [("webhook_failed", FAILED.problem)]
         stage.answer = lambda event: OK
         await stage.pass_time(6)
         stage.answer = lambda event: FAILED
-        await stage.tell(("7", 20))
+        await stage.record(("7", 20))
         await stage.pass_time(1)
         assert lines[1:] == []
         stage.answer = lambda event: OK
         await stage.pass_time(QUIET, 1)
-        await stage.tell(("8", 21))
+        await stage.record(("8", 21))
         await stage.pass_time(1)
         assert lines[1:] == [("webhook_back", None)]
         await sender.stop()
@@ -482,52 +470,46 @@ async def test_a_reason_is_one_line_until_it_is_over(stage: Stage) -> None:
 
 
 async def test_subjects_that_failed_leave_room_for_the_others(stage: Stage) -> None:
-    hanging: list[Deferred[AttemptResult]] = []
-
     def answer(event: events.Event) -> AttemptResult | Deferred[AttemptResult]:
         if not event.subject.startswith("user:bad"):
             return OK
         if stage.time.reactor.seconds() < 3:
             return FAILED
-        hanging.append(Deferred())
-        return hanging[-1]
+        return stage.hold(event)
 
     stage.answer = answer
     sender = stage.sender(PATIENT)
-    await stage.settle()
-    await stage.tell(*[(f"bad{n}", n) for n in range(2 * AT_ONCE)])
+    await stage.until_idle()
+    await stage.record(*[(f"bad{n}", n) for n in range(2 * AT_ONCE)])
     await stage.pass_time(8)
-    assert len(hanging) == AGAIN_AT_ONCE
-    await stage.tell(("good", 1))
+    assert len(stage.held) == AGAIN_AT_ONCE
+    await stage.record(("good", 1))
     await stage.pass_time(0.5)
     assert stage.taken == [("user:good", 1)]
     await sender.die()
 
 
 async def test_the_dead_that_are_tried_once_more_leave_room_for_the_others(stage: Stage) -> None:
-    hanging: list[Deferred[AttemptResult]] = []
-
     def answer(event: events.Event) -> AttemptResult | Deferred[AttemptResult]:
         if event.subject == "user:good":
             return OK
-        hanging.append(Deferred())
-        return hanging[-1]
+        return stage.hold(event)
 
     stage.answer = answer
     sender = stage.sender(PATIENT)
-    await stage.settle()
+    await stage.until_idle()
     made = [events.encode(f"1-{n}", NewEvent("user.online", 1, body({"userId": str(n)}))) for n in range(2 * AT_ONCE)]
     now = stage.time.now()
     await stage.engine.deliveries.add_dead([DeadEvent("mail", msgspec.Raw(each), "no", 1, now) for each in made])
     assert await stage.engine.deliveries.retry("mail", None) == 2 * AT_ONCE
     await stage.pass_time(2)
-    assert len(hanging) == AGAIN_AT_ONCE
-    await stage.tell(("good", 1))
+    assert len(stage.held) == AGAIN_AT_ONCE
+    await stage.record(("good", 1))
     await stage.pass_time(0.5)
     assert stage.taken == [("user:good", 1)]
     # All have their turn.
     stage.answer = lambda event: OK
-    for each in hanging:
+    for each in stage.held:
         each.callback(OK)
     await stage.pass_time(1)
     assert await stage.dead() == []
@@ -537,22 +519,16 @@ async def test_the_dead_that_are_tried_once_more_leave_room_for_the_others(stage
 async def test_what_failed_before_counts_among_the_attempts_at_a_time(stage: Stage) -> None:
     stage.answer = lambda event: FAILED
     sender = stage.sender(PATIENT)
-    await stage.settle()
-    await stage.tell(*[(f"bad{n}", n) for n in range(AT_ONCE)])
+    await stage.until_idle()
+    await stage.record(*[(f"bad{n}", n) for n in range(AT_ONCE)])
     await stage.pass_time(1)
-    hanging: list[Deferred[AttemptResult]] = []
-
-    def hang(event: events.Event) -> Deferred[AttemptResult]:
-        hanging.append(Deferred())
-        return hanging[-1]
-
-    stage.answer = hang
-    await stage.tell(*[(f"slow{n}", n) for n in range(2 * AT_ONCE)])
+    stage.answer = stage.hold
+    await stage.record(*[(f"slow{n}", n) for n in range(2 * AT_ONCE)])
     # Until what failed is due.
     await stage.pass_time(8)
-    assert len(hanging) == stage.most_at_once == AT_ONCE
+    assert len(stage.held) == stage.most_at_once == AT_ONCE
     # It comes before the first attempts that wait, half of the places at most.
-    for each in list(hanging):
+    for each in list(stage.held):
         each.callback(OK)
     await stage.pass_time(0.5)
     again = [subject for subject, _ in stage.attempts[2 * AT_ONCE :] if subject.startswith("user:bad")]
@@ -568,36 +544,34 @@ async def test_nothing_is_lost_where_the_sender_dies_again_and_again(
     monkeypatch.setattr(senders, "WINDOW", 40)
     chance = random.Random(5)
     stage.in_order = True
-    hanging: list[Deferred[AttemptResult]] = []
 
     def answer(event: events.Event) -> AttemptResult | Deferred[AttemptResult]:
         match chance.randrange(12):
             case 0 | 1 | 2 | 3:
                 return FAILED
             case 4:
-                hanging.append(Deferred())
-                return hanging[-1]
+                return stage.hold(event)
             case _:
                 return OK
 
     stage.answer = answer
     sent = 0
     sender = stage.sender()
-    await stage.settle()
+    await stage.until_idle()
     for _ in range(30):
         if sent < 500:
             batch = [(str(chance.randrange(25)), n) for n in range(sent, min(500, sent + 25))]
             sent += len(batch)
-            await stage.tell(*batch)
+            await stage.record(*batch)
         await stage.pass_time(0.5)
         if chance.random() < 0.4:
             await sender.die()
             sender = stage.sender()
-        for each in hanging:
+        for each in stage.held:
             if not each.called and chance.random() < 0.5:
                 each.callback(OK if chance.random() < 0.5 else FAILED)
     stage.answer = lambda event: OK
-    for each in hanging:
+    for each in stage.held:
         if not each.called:
             each.callback(OK)
     await stage.pass_time(3_720, 120)
@@ -613,8 +587,8 @@ async def test_an_attempt_that_breaks_ends_the_sender_and_not_the_process(stage:
 
     stage.answer = broken
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(("7", 1))
+    await stage.until_idle()
+    await stage.record(("7", 1))
     await stage.pass_time(1)
     with pytest.raises(Unavailable):
         await sender.running

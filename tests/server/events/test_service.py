@@ -28,7 +28,7 @@ class Leased:
     """A service whose lease the test gives and takes."""
 
     def __init__(self, stage: Stage) -> None:
-        self.free = True
+        self.available = True
         self.asked = 0
         self.away = False
         #: set: who asks for it has to wait for this
@@ -41,7 +41,7 @@ class Leased:
         self.asked += 1
         if self.answered is not None:
             return self.answered
-        return fail(Unavailable("away")) if self.away else succeed(self.free and ttl > 0)
+        return fail(Unavailable("away")) if self.away else succeed(self.available and ttl > 0)
 
 
 @pytest_twisted.async_yield_fixture
@@ -55,28 +55,22 @@ async def leased(stage: Stage) -> AsyncIterator[Leased]:
 
 async def test_only_who_has_the_lease_sends(stage: Stage, leased: Leased) -> None:
     await stage.pass_time(1)
-    await stage.tell(("7", 1))
+    await stage.record(("7", 1))
     await stage.pass_time(1)
     assert stage.taken == [("user:7", 1)]
-    hanging: list[Deferred[AttemptResult]] = []
-
-    def hang(event: events.Event) -> Deferred[AttemptResult]:
-        hanging.append(Deferred())
-        return hanging[-1]
-
-    stage.answer = hang
-    await stage.tell(("7", 2))
+    stage.answer = stage.hold
+    await stage.record(("7", 2))
     await stage.pass_time(1)
     assert stage.under_way == ["user:7"]
-    leased.free = False
+    leased.available = False
     await stage.pass_time(4)
     assert stage.under_way == []
     assert not leased.service.holds
-    await stage.tell(("7", 3))
+    await stage.record(("7", 3))
     await stage.pass_time(10)
     assert len(stage.attempts) == 2
     stage.answer = lambda event: OK
-    leased.free = True
+    leased.available = True
     await stage.pass_time(5)
     assert stage.taken[1:] == [("user:7", 2), ("user:7", 3)]
 
@@ -84,7 +78,7 @@ async def test_only_who_has_the_lease_sends(stage: Stage, leased: Leased) -> Non
 async def test_a_lease_that_cannot_be_renewed_ends_in_time(stage: Stage, leased: Leased) -> None:
     await stage.pass_time(1)
     stage.answer = lambda event: Deferred()
-    await stage.tell(("7", 1))
+    await stage.record(("7", 1))
     await stage.pass_time(1)
     leased.away = True
     await stage.pass_time(LEASE / 1000)
@@ -101,26 +95,20 @@ async def test_a_node_that_stood_still_for_longer_than_its_lease_sends_nothing_m
     patient = msgspec.structs.replace(MAIL, timeout=3_600_000)
     leased.service.adopt(msgspec.structs.replace(SETTINGS, webhooks=(patient,)))
     await stage.pass_time(1)
-    hanging: list[Deferred[AttemptResult]] = []
-
-    def hang(event: events.Event) -> Deferred[AttemptResult]:
-        hanging.append(Deferred())
-        return hanging[-1]
-
-    stage.answer = hang
+    stage.answer = stage.hold
     # As many as it reads ahead: it needs nothing of the store before it sends the next ones.
-    await stage.tell(*[(str(n), n) for n in range(WINDOW)])
+    await stage.record(*[(str(n), n) for n in range(WINDOW)])
     await stage.pass_time(1)
     assert len(stage.attempts) == AT_ONCE
     # What came meanwhile is dealt with before the timers.
-    leased.free = False
+    leased.available = False
     stage.time.reactor.rightNow += LEASE / 1000
-    for each in hanging:
+    for each in stage.held:
         each.callback(OK)
     await stage.pass_time(1)
     assert len(stage.attempts) == AT_ONCE
     assert not leased.service.holds
-    leased.free = True
+    leased.available = True
     stage.answer = lambda event: OK
     await stage.pass_time(5)
     assert {n for _, n in stage.taken} == set(range(WINDOW))
@@ -129,7 +117,7 @@ async def test_a_node_that_stood_still_for_longer_than_its_lease_sends_nothing_m
 async def test_what_was_sent_again_as_the_lease_came_late_goes_on(stage: Stage, leased: Leased) -> None:
     await stage.pass_time(1)
     stage.answer = lambda event: FAILED
-    await stage.tell(("7", 1), ("7", 2))
+    await stage.record(("7", 1), ("7", 2))
     await stage.pass_time(1)
     # The first is taken at its second attempt, and what the store says to that comes late.
     stage.answer = lambda event: OK
@@ -157,14 +145,14 @@ async def test_after_a_reload_nothing_is_sent_while_something_is_under_way(stage
     await stage.pass_time(1)
     hanging: Deferred[AttemptResult] = Deferred()
     stage.answer = lambda event: hanging
-    await stage.tell(("7", 1))
+    await stage.record(("7", 1))
     await stage.pass_time(1)
     other = msgspec.structs.replace(MAIL, timeout=2_000)
     leased.service.adopt(msgspec.structs.replace(SETTINGS, webhooks=(other,)))
     await stage.pass_time(1.5)
     hanging.callback(OK)
     stage.answer = lambda event: OK
-    await stage.tell(("7", 2))
+    await stage.record(("7", 2))
     await stage.pass_time(3)
     assert stage.attempts == [("user:7", 1), ("user:7", 2)]
 
@@ -173,10 +161,10 @@ async def test_a_store_that_fails_for_a_while_loses_nothing(stage: Stage, leased
     await stage.pass_time(1)
     move_cursor = stage.engine.deliveries.move_cursor
     stage.engine.deliveries.move_cursor = lambda webhook, cursor: fail(Unavailable("away"))  # type: ignore[method-assign]
-    await stage.tell(("7", 1), ("8", 2))
+    await stage.record(("7", 1), ("8", 2))
     await stage.pass_time(2)
     stage.engine.deliveries.move_cursor = move_cursor  # type: ignore[method-assign]
-    await stage.tell(("7", 3))
+    await stage.record(("7", 3))
     await stage.pass_time(3)
     assert {n for _, n in stage.taken} == {1, 2, 3}
 
@@ -186,7 +174,7 @@ async def test_with_no_types_nothing_is_asked(stage: Stage, leased: Leased) -> N
     leased.service.adopt(EventSettings(types=frozenset(), rules=EventRules(), webhooks=()))
     await stage.pass_time(12)
     asked = leased.asked
-    await stage.tell(("7", 1))
+    await stage.record(("7", 1))
     await stage.pass_time(20)
     assert leased.asked == asked
     assert stage.attempts == []
@@ -198,10 +186,10 @@ async def test_with_no_types_nothing_is_asked(stage: Stage, leased: Leased) -> N
 async def test_a_reload_restarts_what_changed_and_what_was_gone(stage: Stage, leased: Leased) -> None:
     stage.answer = lambda event: GONE
     await stage.pass_time(1)
-    await stage.tell(("7", 1))
+    await stage.record(("7", 1))
     await stage.pass_time(1)
     stage.answer = lambda event: OK
-    await stage.tell(("7", 2))
+    await stage.record(("7", 2))
     await stage.pass_time(2)
     assert stage.taken == []
     leased.service.adopt(SETTINGS)
@@ -210,8 +198,8 @@ async def test_a_reload_restarts_what_changed_and_what_was_gone(stage: Stage, le
     other = msgspec.structs.replace(MAIL, types=frozenset({"user.offline"}))
     leased.service.adopt(msgspec.structs.replace(SETTINGS, webhooks=(other,)))
     await stage.pass_time(3)
-    await stage.tell(("7", 3))
-    await stage.tell(("7", 4), type="user.offline")
+    await stage.record(("7", 3))
+    await stage.record(("7", 4), type="user.offline")
     await stage.pass_time(2)
     assert stage.taken[1:] == [("user:7", 4)]
 
@@ -221,16 +209,16 @@ async def test_who_was_gone_is_asked_nothing_before_a_reload_whatever_becomes_of
 ) -> None:
     stage.answer = lambda event: GONE
     await stage.pass_time(1)
-    await stage.tell(("7", 1), ("8", 2))
+    await stage.record(("7", 1), ("8", 2))
     await stage.pass_time(1)
     attempts = len(stage.attempts)
     stage.answer = lambda event: OK
-    leased.free = False
+    leased.available = False
     await stage.pass_time(LEASE / 1000)
     assert leased.service.waiting == {"mail": 0}
-    leased.free = True
+    leased.available = True
     await stage.pass_time(LEASE / 1000)
-    await stage.tell(("7", 3))
+    await stage.record(("7", 3))
     await stage.pass_time(3)
     assert leased.service.holds
     assert len(stage.attempts) == attempts
@@ -244,10 +232,10 @@ async def test_who_was_gone_is_asked_nothing_before_a_reload_whatever_becomes_of
 async def test_a_reload_counts_also_where_the_store_is_away_just_then(stage: Stage, leased: Leased) -> None:
     stage.answer = lambda event: GONE
     await stage.pass_time(1)
-    await stage.tell(("7", 1))
+    await stage.record(("7", 1))
     await stage.pass_time(1)
     stage.answer = lambda event: OK
-    await stage.tell(("7", 2))
+    await stage.record(("7", 2))
     forget_gone = stage.engine.deliveries.forget_gone
     stage.engine.deliveries.forget_gone = lambda webhooks: fail(Unavailable("away"))  # type: ignore[method-assign]
     leased.service.adopt(SETTINGS)
@@ -277,11 +265,11 @@ async def test_what_is_dropped_is_counted_and_logged(stage: Stage, leased: Lease
 
     globalLogPublisher.addObserver(observe)
     try:
-        await stage.tell(*[("7", n) for n in range(10)])
+        await stage.record(*[("7", n) for n in range(10)])
         await stage.pass_time(6)
         size = leased.service.figures.bytes // 10
         stage.engine.events.rules.adopt(EventRules(86_400_000, 5 * size))
-        await stage.tell(*[("7", n) for n in range(10, 20)])
+        await stage.record(*[("7", n) for n in range(10, 20)])
         await stage.pass_time(6)
     finally:
         globalLogPublisher.removeObserver(observe)

@@ -14,7 +14,7 @@ from pushserver.core import events
 from pushserver.server.events.occupancy import VACATED_AFTER
 from tests.engine.redis.nodes import Cluster, eventually
 from tests.engine.redis.servers import RedisServer
-from tests.engine.redis.test_cluster import beat, die, silent, there_for_long
+from tests.engine.redis.test_cluster import die, send_heartbeats, silent, there_for_long
 from tests.fakes import Rig
 
 SETTINGS = """
@@ -55,7 +55,7 @@ async def start(tmp_path: Path, redis: RedisServer) -> AsyncIterator[Start]:
 async def told(*rigs: Rig) -> list[tuple[str, ...]]:
     """All events that these nodes keep: type, channel, and the user where there is one; sorted."""
     for rig in rigs:
-        await rig.settle()
+        await rig.until_idle()
     page = await rigs[0].engine.events.read(None, 1_000, 1 << 30)
     found = [events.decode(each.body) for each in page.events]
     data: list[dict[str, Any]] = [msgspec.json.decode(each.data) for each in found]
@@ -110,6 +110,6 @@ async def test_what_a_killed_node_followed_is_vacated_once_unless_another_follow
     die(killed)
     silent(redis, killed)
     there_for_long(redis, one, other)
-    await beat(one, other)  # type: ignore[arg-type]
+    await send_heartbeats(one, other)  # type: ignore[arg-type]
     after = [(VACATED, "news:1"), (LEAVE, "news:1", "7"), (LEAVE, "news:2", "7")]
     await eventually(lambda: told(one, other), sorted(before + after))

@@ -64,7 +64,7 @@ class ModelRedis(ServerFactory):
         self.stale_write: Callable[[bytes, bytes], None] = lambda lease, token: None
         #: called where a node begins an entry of the ingest
         self.entry_begun: Callable[[RedisSession], None] = lambda session: None
-        #: asked before a script writes under a lease: whether that is still under way (until `RedisSession.arrive`)
+        #: asked before a script writes under a lease: whether that is under way (until `RedisSession.deliver_late`)
         self.is_late: Callable[[RedisSession, bytes], bool] = lambda session, lease: False
         #: called with each lease that was given, or given again
         self.leased: Callable[[bytes], None] = lambda lease: None
@@ -191,7 +191,7 @@ class RedisSession(Protocol):
         """This command, and what follows it here, has not arrived yet."""
         self._late = parts
 
-    def arrive(self) -> None:
+    def deliver_late(self) -> None:
         """What was under way is here."""
         parts, self._late = self._late, None
         if parts is not None and self in self._redis.sessions:

@@ -1,6 +1,6 @@
 /** Chat: rooms and single people, one conversation shown at a time, and who is in the room. */
 
-import { avatar, byId, h, hueOf, keyed, onSubmit, put, say, soon, stamp } from './dom.js';
+import { avatar, byId, h, hueOf, keyed, onSubmit, put, showOutcome, soon, stamp } from './dom.js';
 
 const LINES = 200;
 const TALKS = 20;
@@ -122,7 +122,7 @@ export function chatPanel(client) {
   const choose = (talk) => {
     current = talk;
     talk.unread = 0;
-    say(byId('chat-said'), '');
+    showOutcome(byId('chat-said'), '');
     askPresence();
     draw();
   };

@@ -1,6 +1,6 @@
 /** The connection: its state, who it belongs to, how well it goes; signing in and out. */
 
-import { byId, describe, h, hueOf, initial, onSubmit, put, say } from './dom.js';
+import { byId, describe, h, hueOf, initial, onSubmit, put, showOutcome } from './dom.js';
 import { forgetKey, forgetToken, hasToken, isDevelopment, keepToken } from './session.js';
 
 const STATES = {
@@ -61,7 +61,7 @@ export function connectionPanel(client) {
       byId('signin-token').focus();
       throw error;
     }
-    say(byId('signin-said'), '');
+    showOutcome(byId('signin-said'), '');
     byId('main').focus();
   });
   byId('sign-out').hidden = isDevelopment;

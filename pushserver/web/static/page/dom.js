@@ -56,7 +56,7 @@ function focusable(element) {
 }
 
 /** What a form says back: the outcome of its last use. */
-export function say(output, text, level = 'ok') {
+export function showOutcome(output, text, level = 'ok') {
   output.dataset.level = level;
   put(output, text);
 }
@@ -67,9 +67,9 @@ export function onSubmit(form, output, work) {
     event.preventDefault();
     try {
       const text = await work();
-      if (text !== undefined) say(output, text);
+      if (text !== undefined) showOutcome(output, text);
     } catch (error) {
-      say(output, describe(error), 'error');
+      showOutcome(output, describe(error), 'error');
     }
   });
 }

@@ -5,7 +5,7 @@ import { byId, h, keyed, put, soon, stamp, textOf } from './dom.js';
 const PAGE = 50;
 
 /** What a message says: title, text, and how serious it is. */
-function tell({ type, data, from }) {
+function summarize({ type, data, from }) {
   const body = data && typeof data === 'object' ? data : { message: data };
   if (type === 'chat_message') return { title: `${body.from ?? from ?? 'somebody'} wrote to you`, text: textOf(body.content ?? ''), level: 'info' };
   if (type.startsWith('task_')) {
@@ -25,7 +25,7 @@ export function inboxPanel(client) {
   let known = 0;
 
   const rowOf = (push) => {
-    const { title, text, level } = tell(push);
+    const { title, text, level } = summarize(push);
     const name = title || text;
     const read = h('button', { type: 'button', class: 'read', onclick: () => client.markRead([push.offset]), 'aria-label': `Mark as read: ${name}` }, 'Read');
     const remove = h('button', { type: 'button', onclick: () => client.deleteFromInbox([push.offset]), 'aria-label': `Remove: ${name}` }, '×');
@@ -58,7 +58,7 @@ export function inboxPanel(client) {
 
   client.on('connect', ({ inbox }) => (known = inbox?.offset ?? 0));
   client.on('user_notification', (push) => {
-    if (push.offset > known) put(byId('announce'), `New: ${tell(push).title || tell(push).text}`);
+    if (push.offset > known) put(byId('announce'), `New: ${summarize(push).title || summarize(push).text}`);
   });
   client.subscribe(drawSoon);
 

@@ -1,6 +1,6 @@
 /** Messages: every push as it comes, what to follow, and publishing. */
 
-import { byId, describe, h, keyed, numberOf, onSubmit, put, say, soon, textOf, timeOf } from './dom.js';
+import { byId, describe, h, keyed, numberOf, onSubmit, put, showOutcome, soon, textOf, timeOf } from './dom.js';
 import { isDevelopment } from './session.js';
 
 const KEPT = 200;
@@ -65,7 +65,7 @@ export function messagesPanel(client) {
   const leave = (channel) => {
     followed.get(channel)?.subscription.unsubscribe();
     followed.delete(channel);
-    say(byId('subscribe-said'), `Left ${channel}`);
+    showOutcome(byId('subscribe-said'), `Left ${channel}`);
     drawChannels();
   };
   const follow = (channel) => {
@@ -78,13 +78,13 @@ export function messagesPanel(client) {
       if (followed.get(channel) !== entry) return;
       subscription.unsubscribe();
       followed.delete(channel);
-      say(byId('subscribe-said'), `${channel}: ${describe(error)}`, 'error');
+      showOutcome(byId('subscribe-said'), `${channel}: ${describe(error)}`, 'error');
     }).then(drawChannels);
     return subscription.ready;
   };
   client.on('unsubscribed', ({ data }) => {
     if (!followed.delete(data?.channel)) return;
-    say(byId('subscribe-said'), `The server ended ${data.channel}: ${data.reason ?? data.code}`, 'error');
+    showOutcome(byId('subscribe-said'), `The server ended ${data.channel}: ${data.reason ?? data.code}`, 'error');
     drawChannels();
   });
 

@@ -3,7 +3,7 @@
  * calls the HTTP API with the operator's key, and asks for the one view that is open, a page of it at a time.
  */
 
-import { byId, describe, h, keyed, momentOf, numberOf, onSubmit, put, say, timeOf, twoStep } from './dom.js';
+import { byId, describe, h, keyed, momentOf, numberOf, onSubmit, put, showOutcome, timeOf, twoStep } from './dom.js';
 import { fill, listView } from './operator_tables.js';
 import { api, apiKey, forgetKey, keepKey } from './session.js';
 
@@ -16,9 +16,9 @@ const count = (number, one) => `${number} ${one}${number === 1 ? '' : 's'}`;
 /** Does something that the operator asked for, and says how it went. */
 async function act(work, words) {
   try {
-    say(byId('said'), words(await work()));
+    showOutcome(byId('said'), words(await work()));
   } catch (error) {
-    say(byId('said'), describe(error), 'error');
+    showOutcome(byId('said'), describe(error), 'error');
   }
   look();
 }
@@ -215,11 +215,11 @@ async function look() {
     lamp('waiting', 'No answer');
     if (error.status === 401) {
       forgetKey();
-      say(byId('key-said'), describe(error), 'error');
+      showOutcome(byId('key-said'), describe(error), 'error');
       look();
       return;
     }
-    say(byId('said'), describe(error), 'error');
+    showOutcome(byId('said'), describe(error), 'error');
   }
   timer = setTimeout(look, EVERY);
 }
@@ -227,7 +227,7 @@ async function look() {
 onSubmit(byId('key-form'), byId('key-said'), () => {
   keepKey(byId('api-key').value);
   byId('api-key').value = '';
-  say(byId('key-said'), '');
+  showOutcome(byId('key-said'), '');
   look();
 });
 byId('forget-key').addEventListener('click', () => {
@@ -238,7 +238,7 @@ byId('forget-key').addEventListener('click', () => {
 document.addEventListener('keygiven', look);
 document.addEventListener('visibilitychange', look);
 addEventListener('hashchange', () => {
-  say(byId('said'), '');
+  showOutcome(byId('said'), '');
   look();
 });
 look();

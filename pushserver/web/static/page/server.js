@@ -1,6 +1,6 @@
 /** The API key, for the sample task here and for the operators' page, which has everything else. */
 
-import { byId, describe, onSubmit, say } from './dom.js';
+import { byId, describe, onSubmit, showOutcome } from './dom.js';
 import { api, apiKey, forgetKey, keepKey } from './session.js';
 
 export function serverPanel() {
@@ -26,7 +26,7 @@ export function serverPanel() {
       throw new Error(describe(error));
     }
     show();
-    say(byId('key-said'), '');
+    showOutcome(byId('key-said'), '');
   });
   byId('forget-key').addEventListener('click', () => {
     forget();

@@ -132,11 +132,11 @@ export function createConnection(options, env, store, events) {
       if (wanted || !outbox.isEmpty) arm();
     },
     /** The machine slept, the tab was frozen, the network or the clock changed: the link may be dead without a trace. */
-    woke(free) {
+    woke(isReachable) {
       if (link?.ready) {
         probe(link, Math.min(link.heartbeat.timeout, PROBE_AFTER_WAKE));
       } else if (!link) {
-        if (free) hurry();
+        if (isReachable) hurry();
       } else if (!link.forgiven) {
         // Once: where every timer is late, as in a hidden tab, an attempt that hangs would never end.
         link.forgiven = true;
@@ -186,7 +186,7 @@ export function createConnection(options, env, store, events) {
     // Who listens to the state may have ended it.
     if (made !== link) return;
     const ifCurrent = (act) => (...values) => made === link && act(made, ...values);
-    const heard = {
+    const linkEvents = {
       opened: ifCurrent(signIn),
       message: ifCurrent(receive),
       alive: ifCurrent(alive),
@@ -205,7 +205,7 @@ export function createConnection(options, env, store, events) {
       set({ socket: made.transport.socket ?? null });
     };
     const openSocket = (events) => openWebSocket(env, webSocketUrl(url), events);
-    if (kind === 'websocket') return open(() => openSocket(heard));
+    if (kind === 'websocket') return open(() => openSocket(linkEvents));
     // Most pages never need it. Where it does not load, this attempt has failed like any other.
     import('./links/eventstream.js').then(ifCurrent((_, { openEventStream, watchForWebSocket }) => {
       if (websocket) made.upgrade = () => watchForWebSocket(env, made, openSocket, options, () => {
@@ -214,8 +214,8 @@ export function createConnection(options, env, store, events) {
         connection.connect();
       });
       const channels = recover ? [] : subscriptions.toOpen(made);
-      open(() => openEventStream(env, { ...options, url }, channels, made.token, heard));
-    }), (error) => heard.closed(1006, error.message));
+      open(() => openEventStream(env, { ...options, url }, channels, made.token, linkEvents));
+    }), (error) => linkEvents.closed(1006, error.message));
   };
 
   const signIn = async (given) => {
@@ -324,7 +324,7 @@ export function createConnection(options, env, store, events) {
   };
 
   const lost = (given, code, reason, retry = true) => {
-    const { ready, failure, heard, kind } = given;
+    const { ready, failure, received, kind } = given;
     const effective = failure && code < 3000 ? (CLOSE_CODE_OF[failure.code] ?? code) : code;
     const message = failure?.message || reason || `connection lost (${effective})`;
     const error = new PushError(failure?.code ?? 'CLOSED', message, { closeCode: effective });
@@ -334,7 +334,7 @@ export function createConnection(options, env, store, events) {
     if (effective === 3005) session.discard('expired');
     // A token from an earlier sign-in may have a better successor.
     if (effective === 3500 && failure?.code !== 'UNAUTHORIZED' && session.discard()) again = true;
-    if (!heard) {
+    if (!received) {
       if (kind === 'websocket') failuresToOpen += 1;
       else blocked = false;
     }
@@ -347,7 +347,7 @@ export function createConnection(options, env, store, events) {
       stoppedForToken = hopeless || effective === 3500 || effective === 3502;
       return stop(error);
     }
-    if (given.fallback && !heard) return attempt(true);
+    if (given.fallback && !received) return attempt(true);
     if (ready) backoff.reset(true, effective !== 3005);
     if (effective === 3004 || effective === 3013) backoff.widen();
     const { reconnectAttempts } = store.getState();
@@ -417,11 +417,11 @@ export function createConnection(options, env, store, events) {
       return;
     }
     if (typeof message?.type !== 'string') return;
-    if (!given.heard && given.kind === 'websocket') {
+    if (!given.received && given.kind === 'websocket') {
       failuresToOpen = 0;
       storage.remove('blocked');
     }
-    given.heard = true;
+    given.received = true;
     const { type, id, channel, offset } = message;
     const data = message.data ?? {};
     debug('receive', { type, id, channel, offset });
@@ -434,9 +434,9 @@ export function createConnection(options, env, store, events) {
       if (type === 'error' && id === 'auth') return refused(given, errorOf(data));
     }
     if (type === 'auth_failed') given.failure = errorOf(data);
-    if (type === 'pong' && typeof data.timestamp === 'number') session.heard(data.timestamp);
+    if (type === 'pong' && typeof data.timestamp === 'number') session.received(data.timestamp);
     if (type === 'going_away' && data.reconnectAfter >= 0) given.reconnectAfter = data.reconnectAfter;
-    if (outbox.settle(message)) return;
+    if (outbox.finish(message)) return;
     if (type === 'error' && id === undefined) emit('error', errorOf(data));
     else if (given.ready && id === undefined && !NO_PUSH.test(type)) subscriptions.receive(given, message);
   };

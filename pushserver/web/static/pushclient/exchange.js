@@ -64,10 +64,10 @@ class Room {
     const callback = (context) => this.#askToken(context);
     const client = create({ ...options, token: token === null ? undefined : callback });
     this.#client = client;
-    client.subscribe((now, before) => this.#tell(difference(now, before)));
+    client.subscribe((now, before) => this.#notify(difference(now, before)));
     client.on('*', (push) => this.#hand(push));
-    client.on('connect', () => this.#tell(this.#place()));
-    for (const type of EVENTS) client.on(type, (value) => this.#tell({ is: 'event', type, value: plain(value) }));
+    client.on('connect', () => this.#notify(this.#place()));
+    for (const type of EVENTS) client.on(type, (value) => this.#notify({ is: 'event', type, value: plain(value) }));
   }
 
   attach(tab, { connect, token }) {
@@ -75,12 +75,12 @@ class Room {
     this.#token = token;
     if (connect) this.#client.connect();
     const state = this.#client.getState();
-    tab.say(difference(state, {}));
+    tab.send(difference(state, {}));
     if (!state.isConnected) return;
-    tab.say(this.#place());
+    tab.send(this.#place());
     // For this tab the connection begins now.
     const { connectionId, userId, transport } = state;
-    tab.say({ is: 'event', type: 'connect', value: { connectionId, userId, transport } });
+    tab.send({ is: 'event', type: 'connect', value: { connectionId, userId, transport } });
   }
 
   receive(tab, message) {
@@ -143,8 +143,8 @@ class Room {
     return { is: 'place', position };
   }
 
-  #tell(message) {
-    for (const tab of this.#tabs) tab.say(message);
+  #notify(message) {
+    for (const tab of this.#tabs) tab.send(message);
   }
 
   #call({ name, args = [], token }) {
@@ -155,8 +155,8 @@ class Room {
 
   #reply(tab, n, promise, behind) {
     promise.then(
-      (data) => tab.say({ is: 'reply', n, data, behind }),
-      (error) => tab.say({ is: 'reply', n, error: plain(error) }),
+      (data) => tab.send({ is: 'reply', n, data, behind }),
+      (error) => tab.send({ is: 'reply', n, error: plain(error) }),
     );
   }
 
@@ -195,7 +195,7 @@ class Room {
     for (const tab of tabs) {
       if (silent.has(tab) || busy.has(tab)) continue;
       silent.add(tab);
-      tab.say({ is: 'push', n, push });
+      tab.send({ is: 'push', n, push });
     }
   }
 
@@ -218,7 +218,7 @@ class Room {
     entry.busy.delete(tab);
     if (!taken) return this.#weigh(entry);
     this.#pending.delete(n);
-    if (entry.resolve) this.#settle(entry);
+    if (entry.resolve) this.#finish(entry);
     // Late: it was given back, and whoever is asked again says that it was taken.
     else this.#client._listening();
   }
@@ -232,12 +232,12 @@ class Room {
     const { n, silent, busy, missed } = entry;
     if (silent.size + busy.size === 0) this.#pending.delete(n);
     if (!entry.resolve || !this.#isFree(entry)) return;
-    this.#settle(entry, UNTAKEN);
+    this.#finish(entry, UNTAKEN);
     // Once the inbox has it back.
     if (missed) setTimeout(() => this.#client._listening(), 0);
   }
 
-  #settle(entry, value) {
+  #finish(entry, value) {
     clearTimeout(entry.timer);
     entry.resolve(value);
     entry.resolve = null;
@@ -268,7 +268,7 @@ class Room {
         if (token) resolve(token);
         else reject(failure);
       });
-      for (const tab of silent) tab.say({ is: 'ask', n, reason, channel });
+      for (const tab of silent) tab.send({ is: 'ask', n, reason, channel });
     });
   }
 }
@@ -300,7 +300,7 @@ export class Exchange {
     this.#leave(tab);
     const { user, lock, visit } = message;
     // What a room says to a tab that has left by then is about another user: by the visit the tab tells.
-    tab.say = (said) => tab.port.postMessage({ ...said, visit });
+    tab.send = (said) => tab.port.postMessage({ ...said, visit });
     if (!this.#rooms.has(user)) {
       this.#rooms.set(user, new Room(this.#create, message, () => this.#rooms.delete(user)));
     }

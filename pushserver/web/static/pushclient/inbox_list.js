@@ -42,7 +42,7 @@ export function createInboxList(line, { ackDelay }, isWanted = false) {
     line.link?.later(ackDelay, count);
   };
 
-  const enter = (epoch) => epoch === inbox.epoch || show({ ...NO_INBOX, unread: inbox.unread, epoch });
+  const begin = (epoch) => epoch === inbox.epoch || show({ ...NO_INBOX, unread: inbox.unread, epoch });
 
   /** Does to the messages here what `{offsets | upTo, epoch, readAt | deleted}` says; `unread` are the counts after it. */
   const change = ({ offsets, upTo, epoch, readAt, deleted, unread }) => {
@@ -58,7 +58,7 @@ export function createInboxList(line, { ackDelay }, isWanted = false) {
 
   /** Takes a page: the newest one begins the list anew, one that leaves nothing out below the list continues it. */
   const take = ({ messages, more, unread, offset, epoch }, { before, unread: filtered }) => {
-    enter(epoch);
+    begin(epoch);
     if (!filtered && (!before || before.offset >= bottom)) {
       const kept = inbox.messages.filter((each) => before || each.offset > offset);
       const older = messages.filter((each) => !before || each.offset < bottom);
@@ -108,7 +108,7 @@ export function createInboxList(line, { ackDelay }, isWanted = false) {
     open({ epoch, offset, unread }) {
       doubt = 0;
       if (!unread) return;
-      enter(epoch);
+      begin(epoch);
       show({ unread, offset });
     },
 

@@ -64,7 +64,7 @@ export function createOutbox(line, { maxQueue, queueTimeout, requestTimeout }) {
     },
 
     /** Takes the reply to a request made here; false where there is none with its id. */
-    settle({ id, type, data }) {
+    finish({ id, type, data }) {
       const entry = inFlight.get(id);
       if (!entry) return false;
       data ??= {};

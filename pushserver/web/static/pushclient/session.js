@@ -88,7 +88,7 @@ export function createSession(line, { token: source, connectTimeout }, on) {
     },
 
     /** A pong told the server's time. */
-    heard(timestamp) {
+    received(timestamp) {
       clockOffset = timestamp - line.now();
       if (!expiresAt) return;
       const lead = Math.min(60000, (expiresAt - serverNow()) * 0.2);

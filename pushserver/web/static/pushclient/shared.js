@@ -268,7 +268,7 @@ export class SharedClient extends ClientBase {
     for (const call of calls) this.#post(call);
     if (this.#showsInbox && !waiting.some(({ type }) => type === 'inbox')) this._request('inbox', {});
     this.#post({ do: 'offer' });
-    this.#catchUp(visit);
+    this.#fetchMissed(visit);
     if (this.#ownOpen) {
       this.#cancelWait();
       this.#cancelWait = later(WORKER_WAIT, () => this.#fallBack('no answer'));
@@ -535,7 +535,7 @@ export class SharedClient extends ClientBase {
   }
 
   /** After a reload: what came to the inbox meanwhile, which other tabs may have acknowledged; then what came since. */
-  async #catchUp(visit) {
+  async #fetchMissed(visit) {
     const channel = Object.keys(this.#kept).find((each) => each.startsWith('user:'));
     if (!channel) return;
     const since = this.#kept[channel];

@@ -6,8 +6,8 @@ const SLEPT = 10000;
  * Looks after time: a tick every few seconds, which also finds out that the machine slept or that its clock was set
  * back; and the page's events that tell of a network or a tab that came back.
  *
- * `on` has `tick()`, `hidden()`, and `woke(free)`: whatever was known before may hold no more, and where the way seems to be
- * free again there is no reason to wait.
+ * `on` has `tick()`, `hidden()`, and `woke(isReachable)`: whatever was known before may hold no more, and where the way seems to be
+ * free again (`isReachable`) there is no reason to wait.
  */
 export function createWatchdog({ now, setTimeout, clearTimeout, window, document }, on) {
   let timer = null;
