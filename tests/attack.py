@@ -310,9 +310,10 @@ class Honest:
         self._process.kill()
 
 
-def memory(server: Server) -> int:
-    for line in Path(f"/proc/{server.pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+def memory(pid: int, name: str = "VmRSS:") -> int:
+    """Return the bytes of memory that a process has now; with ``VmHWM:`` at most so far. 0 of one that has ended."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(name):
             return int(line.split()[1]) * 1024
     return 0
 
@@ -562,7 +563,7 @@ class Attack:
         fared = self._honest.fared()
         return (
             f"       {self._transport:<11} {self._engine:<8} before: sign-in {fared.sign_in * 1000:.0f} ms,"
-            f" ping p99 {_p99(fared.waits) * 1000:.0f} ms"
+            f" ping p99 {p99(fared.waits) * 1000:.0f} ms"
         )
 
     def strike(self, row: Row, scale: float = 1.0, seconds: float | None = None) -> Result:
@@ -573,16 +574,16 @@ class Attack:
             self._transport, self._place.address, self._place.context, user, self._seed + len(self.results)
         )
         honest.fared()
-        before = peak = memory(server)
+        before = peak = memory(server.pid)
 
         def watch() -> None:
             nonlocal peak
-            peak = max(peak, memory(server))
+            peak = max(peak, memory(server.pid))
 
         for n in range(max(1, int(row.sockets * scale))):
             attacker.open(row.first)
             if n % 50 == 0:
-                peak = max(peak, memory(server))
+                peak = max(peak, memory(server.pid))
         stored, began = self._place.store(), time.monotonic()
         attacker.go_on(row, seconds or (USERS_TIME if row.user else STRANGERS_TIME), watch)
         # The first second may take a second's burst beside.
@@ -591,7 +592,7 @@ class Attack:
         fared = honest.fared()
         result = Result(
             row, self._transport, self._engine, len(attacker.sockets), fared.sign_in,
-            statistics.median(fared.waits or [float("inf")]), _p99(fared.waits), peak - before, growth, None,
+            statistics.median(fared.waits or [float("inf")]), p99(fared.waits), peak - before, growth, None,
             fared.broken,
         )  # fmt: skip
         self.results.append(result)
@@ -610,7 +611,8 @@ class Attack:
         ]
 
 
-def _p99(waits: list[float]) -> float:
+def p99(waits: list[float]) -> float:
+    """Return what 99 of 100 of these are not above."""
     ordered = sorted(waits) or [float("inf")]
     return ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
 
