@@ -3,15 +3,17 @@
     python -m tests.attack [--seed N] [--transport T ...] [--engine E ...] [--row PART ...] [--write COLUMN]
 
 One address without token or key does its worst with up to twice `max_connections` sockets; then one user, signed in
-without any permission, with `max_connections_per_user`. Meanwhile somebody else, from another address, signs in and
-pings. One line for each row: what was sent, how the other one fared, memory, how fast the store grew, when the last
-socket was gone, and the verdict. ``--write`` puts the worst of each row into the column of that name (``now``, say) of
-the table in docs/security.md. Exit status 1 where a row fails. Loopback alone, under 20 minutes; ends what it starts.
+without any permission, with `max_connections_per_user`. Meanwhile somebody else, from another address, signs in,
+pings, and reads what a task of theirs writes. One line for each row: what was sent, how the other one fared, memory,
+how fast the store grew, when the last socket was gone, and the verdict. ``--write`` puts the worst of each row into the
+column of that name (``now``, say) of the table in docs/security.md. Exit status 1 where a row fails. Loopback alone,
+under 20 minutes; ends what it starts.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
 import itertools
 import json
 import multiprocessing
@@ -97,7 +99,8 @@ def posted(path: bytes, body: bytes) -> bytes:
 
 class Row(NamedTuple):
     """An attack: how many sockets, what each says first, and what it goes on saying for a while. ``user``: all are of
-    one user, who has signed in. ``reads``: what is answered is read, so that the server takes more."""
+    one user, who has signed in. ``reads``: what is answered is read, so that the server takes more. ``task``: the user
+    has this task, and all the outputs that it may have, each full."""
 
     name: str
     sockets: int
@@ -105,6 +108,17 @@ class Row(NamedTuple):
     then: bytes = b""
     user: bool = False
     reads: bool = False
+    task: str = ""
+
+
+#: The outputs of a row's task, and what each of them holds: as much as is kept.
+OUTPUTS = ("main", *(f"o{n}" for n in range(15)))
+OUTPUT_SIZE, APPEND = 4 << 20, 1 << 19
+
+
+def outputs_of(task: str) -> list[str]:
+    """Return the channels of the outputs of a task."""
+    return [f"output:{name}/{task}" for name in OUTPUTS]
 
 
 ROWS = (
@@ -117,6 +131,17 @@ ROWS = (
     Row("pipelining, unread", 20, b"GET /pushclient.js HTTP/1.1\r\nHost: a\r\n\r\n" * 800),
     Row("bodies without a key", 300, BODY % b"/api/publish" + b"z" * 60_000, b"z" * 60_000),
     Row("bodies for nobody", 300, BODY % b"/healthz" + b"z" * 60_000, b"z" * 60_000),
+    Row("appends without a key", 300, BODY % b"/api/tasks/t/output" + b"z" * 60_000, b"z" * 60_000),
+    Row(
+        "outputs asked for without a key",
+        200,
+        b"GET /api/tasks/t/output?limit=4194304 HTTP/1.1\r\nHost: a\r\n\r\n" * 100,
+    ),
+    Row(
+        "outputs asked for without a token",
+        PLACES,
+        OPEN + say("subscribe", channels=[f"output:main/{n}" for n in range(100)]),
+    ),
     Row("unknown stream ids", 200, b"POST /sse/nobody HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}" * 20),
     Row("a flood of pings", 20, OPEN + frame(PING) * 8_000, frame(PING) * 8_000),
     Row("4,000 fragments", 50, OPEN + frame(TEXT, b"", fin=False) + frame(CONTINUATION, b"x", fin=False) * 4_000),
@@ -168,6 +193,33 @@ ROWS = (
         + b"".join(say("history", channel=f"chat:{n:08}", limit=1000) for n in range(20)),
         user=True,
     ),
+    Row(
+        "a user asks for outputs of tasks that there are not",
+        USERS,
+        SIGNED_IN,
+        say("subscribe", channels=[f"output:main/%NUMBER%-{n}" for n in range(120)])
+        + say("subscribe", channels=[{"channel": "output:log/honest", "since": {"offset": 1, "epoch": "x"}}])
+        + say("unsubscribe", channels=[f"output:main/%NUMBER%-{n}" for n in range(120)]),
+        user=True,
+        reads=True,
+    ),
+    Row(
+        "a user asks for long outputs, and reads nothing",
+        USERS,
+        SIGNED_IN,
+        say("subscribe", channels=outputs_of("long-1")) + say("unsubscribe", channels=outputs_of("long-1")),
+        user=True,
+        task="long-1",
+    ),
+    Row(
+        "a user reads long outputs again and again",
+        USERS,
+        SIGNED_IN,
+        say("subscribe", channels=outputs_of("long-2")) + say("unsubscribe", channels=outputs_of("long-2")),
+        user=True,
+        reads=True,
+        task="long-2",
+    ),
     Row("a user floods", USERS, SIGNED_IN, (say("ping") + frame(PING)) * 500, user=True),
     Row("SDKs without a token", 2 * PLACES, SDK_OPEN),
     Row("streams for SDKs without a token", PLACES, posted(b"/connection/http_stream", b'{"id":1,"connect":{}}')),
@@ -204,31 +256,42 @@ ROWS = (
 
 
 class Fared(NamedTuple):
-    """How the other one fared for a while: the times of pings, the longest of a sign-in, s, and what broke."""
+    """How the other one fared for a while: the times of pings, the longest of a sign-in, and from what a task of theirs
+    wrote until they read it, s, and what broke."""
 
     waits: list[float]
     sign_in: float
+    output: float
     broken: str
 
 
+#: The other one's task.
+HONEST_TASK = "honest"
+
+
 class _HonestUser:
-    """Pings over one connection, and signs in over others, each in a thread, until the pipe says that it is over.
+    """Pings over one connection, signs in over others, and reads what a task of theirs writes, each in a thread, until
+    the pipe says that it is over. ``key``: of the task's worker; without one there is no task.
 
     Whatever breaks is noted, and begun anew: what one row does to this user is not the next one's fault.
     """
 
-    def __init__(self, pipe: Pipe, port: int, tokens: list[str]) -> None:
+    def __init__(self, pipe: Pipe, port: int, tokens: list[str], key: str) -> None:
         self._pipe = pipe
         self._port = port
+        #: of who owns the task
+        self._first = tokens[0]
         self._tokens = itertools.cycle(tokens)
+        self._key = key
         self._done = threading.Event()
         self._client: RawSocket | None = None
+        self._reader: RawSocket | None = None
         self._noting = threading.Lock()
-        self._fared = Fared([], 0.0, "")
+        self._fared = Fared([], 0.0, 0.0, "")
 
-    def _sign_in(self) -> RawSocket:
+    def _sign_in(self, token: str = "") -> RawSocket:
         client = RawSocket(self._port, source=HONEST)
-        client.upgrade({"Authorization": f"Bearer {next(self._tokens)}"})
+        client.upgrade({"Authorization": f"Bearer {token or next(self._tokens)}"})
         answer = client.message()
         if answer["type"] != "auth_success":
             client.close()
@@ -237,24 +300,31 @@ class _HonestUser:
 
     def run(self) -> None:
         self._client = self._sign_in()
-        pinging = threading.Thread(target=self._repeat, args=(self._ping, 0.03))
-        signing = threading.Thread(target=self._repeat, args=(self._sign_in_again, 0.1))
-        for thread in (pinging, signing):
+        work: list[tuple[Callable[[], None], float]] = [(self._ping, 0.03), (self._sign_in_again, 0.1)]
+        work += [(self._write_and_read, 0.1)] * bool(self._key)
+        threads = [threading.Thread(target=self._repeat, args=each) for each in work]
+        for thread in threads:
             thread.start()
         self._pipe.send(None)
         while self._pipe.recv():
             with self._noting:
-                fared, self._fared = self._fared, Fared([], 0.0, "")
+                fared, self._fared = self._fared, Fared([], 0.0, 0.0, "")
             self._pipe.send(fared)
         self._done.set()
-        for thread in (pinging, signing):
+        for thread in threads:
             thread.join()
         self._leave()
+        self._stop_reading()
 
     def _leave(self) -> None:
         client, self._client = self._client, None
         if client is not None:
             client.close()
+
+    def _stop_reading(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
 
     def _repeat(self, what: Callable[[], None], pause: float) -> None:
         while not self._done.wait(pause):
@@ -282,19 +352,59 @@ class _HonestUser:
         with self._noting:
             self._fared = self._fared._replace(sign_in=max(self._fared.sign_in, time.monotonic() - begin))
 
+    def _write_and_read(self) -> None:
+        begin = time.monotonic()
+        try:
+            if self._reader is None:
+                self._reader = self._sign_in(self._first)
+                self._reader.ask({"type": "subscribe", "id": 1, "data": {"channels": [f"output:main/{HONEST_TASK}"]}})
+            mark = f"{begin} "
+            self._append(mark)
+            while mark not in self._reader.message()["data"].get("text", ""):
+                pass
+        except Exception:
+            self._stop_reading()
+            raise
+        with self._noting:
+            self._fared = self._fared._replace(output=max(self._fared.output, time.monotonic() - begin))
 
-def _honest_user(pipe: Pipe, port: int, tokens: list[str]) -> None:
-    _HonestUser(pipe, port, tokens).run()
+    def _append(self, text: str) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30, source_address=(HONEST, 0))
+        try:
+            connection.request(
+                "POST", f"/api/tasks/{HONEST_TASK}/output", json.dumps({"text": text}), {"X-API-Key": self._key}
+            )
+            answer = connection.getresponse()
+            said = answer.read()
+            if answer.status != 200:
+                raise ConnectionRefusedError(f"an append was answered {answer.status} {said!r}")
+        finally:
+            connection.close()
+
+
+def _honest_user(pipe: Pipe, port: int, tokens: list[str], key: str) -> None:
+    _HonestUser(pipe, port, tokens, key).run()
+
+
+def asked(server: Server, path: str, body: dict[str, Any]) -> None:
+    """Have the server side do this. Raises RuntimeError where it is refused."""
+    answer = server.api("POST", path, body)
+    if answer.status not in (200, 201):
+        raise RuntimeError(f"{path} was answered {answer.status} {answer.body}")
 
 
 class Honest:
     """Somebody else, in a process of their own: what attackers do here holds up none of their clocks."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, writes: bool = True) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
         tokens = [server.token(f"honest-{n}") for n in range(50)]
-        self._process = context.Process(target=_honest_user, args=(other, server.port, tokens), daemon=True)
+        key = ""
+        if writes:
+            key = server.api_key
+            asked(server, "/api/tasks", {"taskId": HONEST_TASK, "userId": "honest-0"})
+        self._process = context.Process(target=_honest_user, args=(other, server.port, tokens, key), daemon=True)
         self._process.start()
         self._pipe.recv()
 
@@ -451,6 +561,7 @@ class Result(NamedTuple):
     engine: str
     sent: int
     sign_in: float
+    output: float
     median: float
     p99: float
     memory: int
@@ -468,6 +579,8 @@ class Result(NamedTuple):
         found = [self.broken] if self.broken else []
         if self.sign_in > SIGN_IN:
             found.append("sign-in")
+        if self.output > SIGN_IN:
+            found.append("output")
         if self.p99 > PING_TIME:
             found.append("ping")
         if self.memory > (USER_MEMORY if self.row.user else MEMORY):
@@ -483,8 +596,9 @@ class Result(NamedTuple):
         gone = "" if self.gone is None else f", gone {self.gone:4.0f} s"
         growth = f", store {self.growth / 1e6:4.1f} MB/s" if self.row.user else ""
         return (
-            f"{'holds' if self.holds else 'FAILS'}  {self.transport:<11} {self.engine:<8} {self.row.name:<38}"
-            f" {self.sent:>5} sockets: sign-in {self.sign_in * 1000:5.0f} ms, ping {self.median * 1000:4.0f} ms,"
+            f"{'holds' if self.holds else 'FAILS'}  {self.transport:<11} {self.engine:<8} {self.row.name:<52}"
+            f" {self.sent:>5} sockets: sign-in {self.sign_in * 1000:5.0f} ms, output {self.output * 1000:5.0f} ms,"
+            f" ping {self.median * 1000:4.0f} ms,"
             f" p99 {self.p99 * 1000:4.0f} ms, memory {self.memory / (1 << 20):+5.0f} MB{growth}{gone}"
             f" {', '.join(self.faults)}".rstrip()
         )
@@ -549,7 +663,9 @@ class Attack:
         self._transport = transport
         self._engine = engine
         self._seed = seed
-        self._honest = Honest(self._place.server)
+        # Another installation may know nothing of outputs.
+        self._honest = Honest(self._place.server, writes=bin is None)
+        self._writes = bin is None
         stack.callback(self._honest.end)
         self._vigil = Vigil()
         self._vigil.start()
@@ -569,7 +685,10 @@ class Attack:
     def strike(self, row: Row, scale: float = 1.0, seconds: float | None = None) -> Result:
         """Carry out a row, with a part of its sockets and for so long. When its sockets are gone is not known yet."""
         server, honest = self._place.server, self._honest
-        user = server.token(f"mallory-{len(self.results)}")
+        name = f"mallory-{len(self.results)}"
+        user = server.token(name)
+        if row.task and self._writes:
+            self._fill(row.task, name)
         attacker = Attacker(
             self._transport, self._place.address, self._place.context, user, self._seed + len(self.results)
         )
@@ -591,7 +710,7 @@ class Attack:
         self._vigil.add(attacker, time.monotonic())
         fared = honest.fared()
         result = Result(
-            row, self._transport, self._engine, len(attacker.sockets), fared.sign_in,
+            row, self._transport, self._engine, len(attacker.sockets), fared.sign_in, fared.output,
             statistics.median(fared.waits or [float("inf")]), p99(fared.waits), peak - before, growth, None,
             fared.broken,
         )  # fmt: skip
@@ -600,6 +719,13 @@ class Attack:
             # The next one finds none of this user's.
             attacker.end()
         return result
+
+    def _fill(self, task: str, user: str) -> None:
+        """Make a task with outputs that hold all that is kept of them."""
+        asked(self._place.server, "/api/tasks", {"taskId": task, "userId": user})
+        for name in OUTPUTS:
+            for _ in range(OUTPUT_SIZE // APPEND):
+                asked(self._place.server, f"/api/tasks/{task}/output", {"name": name, "text": "x" * APPEND})
 
     def wait(self) -> None:
         """Wait until every socket of every row is gone, and note when that was, s after its last word."""

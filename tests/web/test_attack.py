@@ -21,7 +21,7 @@ def test_nobody_else_pays_for_an_attack() -> None:
 
 def test_what_is_said_of_a_row_is_the_worst_of_all() -> None:
     stranger, user = ROWS[0], ROWS[-1]
-    good = Result(stranger, "tcp", "embedded", 1, 0.5, 0.001, 0.02, 1 << 20, 0.0, 12.0, "")
+    good = Result(stranger, "tcp", "embedded", 1, 0.5, 0.1, 0.001, 0.02, 1 << 20, 0.0, 12.0, "")
     slow = good._replace(transport="ssl", sign_in=3.0, p99=0.2, gone=200.0)
     assert (good.holds, slow.faults) == (True, ["sign-in", "ping", "sockets"])
     assert good.line().startswith("holds  tcp")
