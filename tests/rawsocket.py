@@ -107,7 +107,8 @@ class RawSocket:
         octets, self._buffer = self._buffer, b""
         return octets
 
-    def _read(self, size: int) -> bytes:
+    def take(self, size: int) -> bytes:
+        """The next octets, whatever they are. Raises `Closed` where there are no more."""
         while len(self._buffer) < size:
             self._more()
         octets, self._buffer = self._buffer[:size], self._buffer[size:]
@@ -145,7 +146,7 @@ class RawSocket:
             name, _, value = line.partition(":")
             headers[name.strip().lower()] = value.strip()
         status = int(first.split(" ")[1])
-        body = b"" if head or status == 101 else self._read(int(headers.get("content-length", "0")))
+        body = b"" if head or status == 101 else self.take(int(headers.get("content-length", "0")))
         return Response(status, headers, body)
 
     def chunk(self) -> bytes:
@@ -153,12 +154,12 @@ class RawSocket:
         while b"\r\n" not in self._buffer:
             self._more()
         size, self._buffer = self._buffer.split(b"\r\n", 1)
-        return self._read(int(size, 16) + 2)[:-2]
+        return self.take(int(size, 16) + 2)[:-2]
 
     def ended(self) -> bool:
         """Whether the server closed the connection, without saying anything more."""
         try:
-            self._read(1)
+            self.take(1)
         except Closed:
             return True
         return False
@@ -188,13 +189,13 @@ class RawSocket:
 
     def frame(self) -> tuple[int, bytes]:
         """The next frame's opcode and payload. Raises `Closed` where it is a close frame, or there is none."""
-        first, second = self._read(2)
+        first, second = self.take(2)
         size = second & 0x7F
         if size == 126:
-            size = struct.unpack("!H", self._read(2))[0]
+            size = struct.unpack("!H", self.take(2))[0]
         elif size == 127:
-            size = struct.unpack("!Q", self._read(8))[0]
-        payload = self._read(size)
+            size = struct.unpack("!Q", self.take(8))[0]
+        payload = self.take(size)
         if first & 0xF == CLOSE:
             raise Closed(struct.unpack("!H", payload[:2])[0] if payload else 1005, payload[2:].decode())
         return first & 0xF, payload

@@ -7,7 +7,9 @@ import re
 
 import pytest
 
-from tests import attack
+from tests.attack.__main__ import TITLE
+from tests.attack.rows import ROWS
+from tests.attack.texts import TEXTS
 from tests.clients import __main__ as clients
 from tests.fuzz import __main__ as fuzz
 from tests.fuzz.targets import TARGETS
@@ -57,5 +59,6 @@ def test_a_test_that_is_not_there_is_noticed() -> None:
 
 def test_what_runs_write_has_its_place() -> None:
     assert {row[0] for row in rows(fuzz.TITLE)} == set(TARGETS)
-    assert {row[0] for row in rows(attack.TITLE)} == {row.name for row in attack.ROWS}
+    named = {row.name for row in ROWS} | {f"64 KiB: {text.name}" for text in TEXTS}
+    assert {row[0] for row in rows(TITLE)} == named
     assert rows(clients.TITLE)

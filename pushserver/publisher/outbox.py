@@ -152,7 +152,7 @@ class OutputEntry(Entry):
 
     def take_up(self, piece: Any, size: int) -> bool:
         """Return whether the piece goes with this entry. From any thread."""
-        if self._taken or self._room <= 0:
+        if self._taken or self.is_full:
             return False
         self._room -= size
         own = [piece]
@@ -215,6 +215,11 @@ class OutputEntry(Entry):
     def size(self) -> int:
         """Bytes that it holds, about."""
         return APPEND_LIMIT - self._room
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it takes nothing more up, so that waiting would gather nothing."""
+        return self._room <= 0
 
     @classmethod
     def claimed(cls, own: list[Any]) -> bool:
@@ -326,7 +331,7 @@ class CommandQueue:
                 continue
             entry.tries += 1
             lane.under_way = True
-            if isinstance(entry, OutputEntry):
+            if isinstance(entry, OutputEntry) and not entry.is_full:
                 # What is written meanwhile goes together; an end that somebody waits for does not wait for it.
                 lane.not_before = now + OUTPUT_INTERVAL
             if not entry.durable:

@@ -4,12 +4,12 @@
     python -m tests.attack --commit 99de839 --write "version 1"
 
 One address without token or key does its worst with up to twice `max_connections` sockets; then one user, signed in
-without any permission, with `max_connections_per_user`. Meanwhile somebody else, from another address, signs in and
-pings. Then 64 KiB of each of many texts go through every door, one socket at a time. One line for each row: what was
-sent, how the other one fared, memory, how the store grew, when the last socket was gone, and the verdict. ``--write``
-puts the worst of each row into the column of that name (``now``, say) of the table in docs/security.md. ``--commit``
-attacks an earlier state of this project, built for itself. Exit status 1 where a row fails. Loopback alone, under 20
-minutes; ends what it starts.
+without any permission, with `max_connections_per_user`. Meanwhile somebody else, from another address, signs in,
+pings, and reads what a task of theirs writes. Then 64 KiB of each of many texts go through every door, one socket at a
+time. One line for each row: what was sent, how the other one fared, memory, how the store grew, when the last socket
+was gone, and the verdict. ``--write`` puts the worst of each row into the column of that name (``now``, say) of the
+table in docs/security.md. ``--commit`` attacks an earlier state of this project, built for itself. Exit status 1 where
+a row fails. Loopback alone, under 20 minutes; ends what it starts.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tests.attack.attackers import Attacker, Vigil, Way
-from tests.attack.honest import HONEST, Honest
+from tests.attack.honest import HONEST, Honest, require
+from tests.attack.measures import memory, p99, processor
 from tests.attack.results import Growth, Result, TextResult, worst, worst_text
-from tests.attack.rows import FULL, KEPT, LONG, PLACES, ROWS, Row, room
+from tests.attack.rows import APPEND, FULL, KEPT, LONG, OUTPUT_SIZE, OUTPUTS, PLACES, ROWS, Row, room
 from tests.attack.texts import SIZE, TEXTS, TIMES, Text, Visit
 from tests.certificates import certificates
 from tests.engine.redis.servers import RedisServer
@@ -61,20 +62,6 @@ DOOR: Final = '[centrifuge]\nenabled = true\napi_path = "/centrifugo/api"\n'
 CONFIG: Final = f"[server]\nmax_connections = {PLACES}\n"
 
 
-def memory(server: Server) -> int:
-    """Return the bytes of memory that a server holds."""
-    for line in Path(f"/proc/{server.pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
-def processor(server: Server) -> float:
-    """Return the seconds of the processor that a server has used."""
-    # Linux numbers the clock of each process by its pid (`clock_getcpuclockid`).
-    return time.clock_gettime(~server.pid << 3 | 2)
-
-
 class Store(NamedTuple):
     """What a server keeps: octets, and channels that have or had messages."""
 
@@ -82,7 +69,7 @@ class Store(NamedTuple):
     channels: Callable[[], int]
 
 
-class Place(NamedTuple):
+class AttackedServer(NamedTuple):
     """A server that listens on tcp for the other one, and on a transport for the attacker."""
 
     server: Server
@@ -117,7 +104,7 @@ def _keys(redis: RedisServer) -> Store:
 
 
 @contextmanager
-def target(place: Path, transport: str, engine: str, bin: Path | None, sdk: bool) -> Iterator[Place]:
+def target(place: Path, transport: str, engine: str, bin: Path | None, sdk: bool) -> Iterator[AttackedServer]:
     """Such a server; ``bin``: the programs of another installation; ``sdk``: with the door for SDKs."""
     port, other = free_port(), free_port()
     context: ssl.SSLContext | None = None
@@ -142,7 +129,7 @@ def target(place: Path, transport: str, engine: str, bin: Path | None, sdk: bool
         server = start(place, *options, config=config, port=port, bin=bin)
         stack.callback(server.kill)
         store = _files(place / "state") if redis is None else _keys(redis)
-        yield Place(server, Way(transport, address, context), store, redis)
+        yield AttackedServer(server, Way(transport, address, context), store, redis)
 
 
 def fill(server: Server) -> dict[str, str]:
@@ -170,6 +157,7 @@ class Attack:
         self._engine = engine
         self._seed = seed
         self._users = 0
+        self._writes = bin is None
         self._running = stack.enter_context(ExitStack())
         self._begin()
         self._vigil = Vigil()
@@ -182,7 +170,8 @@ class Attack:
         folder = Path(self._running.enter_context(tempfile.TemporaryDirectory(prefix="attack-")))
         self._place = self._running.enter_context(target(folder, transport, engine, bin, sdk))
         self._epochs = fill(self._place.server)
-        self._honest = Honest(self._place.server)
+        # An earlier state may know nothing of outputs.
+        self._honest = Honest(self._place.server, writes=bin is None)
         self._running.callback(self._honest.end)
 
     def _user(self) -> str:
@@ -197,19 +186,22 @@ class Attack:
         fared = self._honest.fared()
         return (
             f"       {self._transport:<11} {self._engine:<8} before: sign-in {fared.sign_in * 1000:.0f} ms,"
-            f" ping p99 {_p99(fared.waits) * 1000:.0f} ms"
+            f" ping p99 {p99(fared.waits) * 1000:.0f} ms"
         )
 
-    def strike(self, row: Row, scale: float = 1.0, seconds: float | None = None) -> Result:
+    def carry_out(self, row: Row, scale: float = 1.0, seconds: float | None = None) -> Result:
         """Carry out a row, with a part of its sockets and for so long. When its sockets are gone is not known yet."""
         place, honest = self._place, self._honest
+        user = f"mallory-{self._users + 1}"
+        if row.task and self._writes:
+            self._fill(row.task, user)
         attacker = Attacker(place.way, self._user(), self._epochs, self._seed + len(self.results))
         honest.fared()
-        before = peak = memory(place.server)
+        before = peak = memory(place.server.pid)
 
         def watch() -> None:
             nonlocal peak
-            peak = max(peak, memory(place.server))
+            peak = max(peak, memory(place.server.pid))
 
         first = attacker.first(row)
         for n in range(max(1, int(row.sockets * scale))):
@@ -222,8 +214,8 @@ class Attack:
         self._vigil.add(attacker, time.monotonic())
         fared = honest.fared()
         result = Result(
-            row, self._transport, self._engine, len(attacker.sockets), fared.sign_in,
-            statistics.median(fared.waits or [float("inf")]), _p99(fared.waits), peak - before, growth, None,
+            row, self._transport, self._engine, len(attacker.sockets), fared.sign_in, fared.output,
+            statistics.median(fared.waits or [float("inf")]), p99(fared.waits), peak - before, growth, None,
             fared.broken,
         )  # fmt: skip
         if row.user:
@@ -234,6 +226,14 @@ class Attack:
             result = result._replace(broken=problem)
         self.results.append(result)
         return result
+
+    def _fill(self, task: str, user: str) -> None:
+        """Make a task with outputs that hold all that is kept of them."""
+        server = self._place.server
+        require(server, "/api/tasks", {"taskId": task, "userId": user})
+        for name in OUTPUTS:
+            for _ in range(OUTPUT_SIZE // APPEND):
+                require(server, f"/api/tasks/{task}/output", {"name": name, "text": "x" * APPEND})
 
     def _revive(self) -> str:
         """Where the server serves nobody any more, kill it and start another one; return what was wrong with it."""
@@ -246,14 +246,14 @@ class Attack:
             return f"serves nobody: {problem}"
         return ""
 
-    def say(self, text: Text, times: int = TIMES) -> TextResult:
-        """Say a text, each time on a socket of its own; return how long another one waits for it."""
+    def send_text(self, text: Text, times: int = TIMES) -> TextResult:
+        """Send a text, each time on a socket of its own; return how long another one waits for it."""
         broken = ""
         half, whole, waits = 0.0, 0.0, list[float]()
         self._honest.rest()
         try:
-            half, _ = self._say(text, SIZE // 2, times)
-            whole, waits = self._say(text, SIZE, times)
+            half, _ = self._send_text(text, SIZE // 2, times)
+            whole, waits = self._send_text(text, SIZE, times)
         except OSError as problem:
             broken = f"{type(problem).__name__} {problem}".strip()
         if not self._revive():
@@ -262,17 +262,17 @@ class Attack:
         self.texts.append(result)
         return result
 
-    def _say(self, text: Text, size: int, times: int) -> tuple[float, list[float]]:
+    def _send_text(self, text: Text, size: int, times: int) -> tuple[float, list[float]]:
         """Return the seconds of the processor that each takes, and those that the other one waits."""
         place, used, waits = self._place, 0.0, list[float]()
         for _ in range(times):
             visit = Visit(place.way, self._user(), place.server.api_key, place.redis)
             try:
                 said = text.prepare(visit, size)
-                before, moment = processor(place.server), time.monotonic()
+                before, moment = processor(place.server.pid), time.monotonic()
                 said()
                 waits.append(self._honest.wait_from(moment))
-                used += processor(place.server) - before
+                used += processor(place.server.pid) - before
             finally:
                 visit.end()
         return used / times, waits
@@ -282,11 +282,6 @@ class Attack:
         while not self._vigil.done:
             time.sleep(0.5)
         self.results = [result._replace(gone=self._vigil.gone[number]) for number, result in enumerate(self.results)]
-
-
-def _p99(waits: list[float]) -> float:
-    ordered = sorted(waits) or [float("inf")]
-    return ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
 
 
 def at_low_priority(work: Callable[[], object]) -> None:
@@ -335,9 +330,9 @@ def run(engines: Sequence[str], transports: Sequence[str], plan: Plan) -> tuple[
                 attack = Attack(stack, transport, engine, plan.seed, plan.bin, plan.sdk)
                 print(attack.calm(), flush=True)
                 for row in plan.rows:
-                    at_low_priority(partial(attack.strike, row))
+                    at_low_priority(partial(attack.carry_out, row))
                 for text in plan.texts_over(transport, engine):
-                    at_low_priority(partial(attack.say, text))
+                    at_low_priority(partial(attack.send_text, text))
                 thread = threading.Thread(target=finish, args=(attack, stack.pop_all()))
             thread.start()
             threads.append((attack, thread))

@@ -74,10 +74,10 @@ class Attacker:
         except OSError:
             return
         self.sockets.append(one)
-        self.say(one, first)
+        self.send(one, first)
 
-    def say(self, one: socket.socket, octets: bytes) -> None:
-        """Say this behind what the server has not taken yet; where there is such a rest, that alone."""
+    def send(self, one: socket.socket, octets: bytes) -> None:
+        """Send this behind what the server has not taken yet; where there is such a rest, that alone."""
         octets = self._rest.pop(one, b"") or octets
         try:
             sent = one.send(octets)
@@ -104,7 +104,7 @@ class Attacker:
         while time.monotonic() < end:
             for at in self._random.sample(range(len(self.sockets)), min(50, len(self.sockets))):
                 if row.then:
-                    self.say(self.sockets[at], self._numbered(row.then, at))
+                    self.send(self.sockets[at], self._numbered(row.then, at))
             if row.reads:
                 self.read()
             fresh()
@@ -141,7 +141,7 @@ class Vigil:
         #: s from a row's last word until its last socket was gone, by its place; None where that cannot be told
         self.gone: dict[int, float | None] = {}
         self._looking = threading.Lock()
-        self._over = threading.Event()
+        self._ended = threading.Event()
         self._watching = threading.Thread(target=self._watch, daemon=True)
 
     def start(self) -> None:
@@ -172,12 +172,12 @@ class Vigil:
         return len(self.gone) == len(self._attackers)
 
     def _watch(self) -> None:
-        while not self._over.wait(0.5):
+        while not self._ended.wait(0.5):
             self.look(time.monotonic())
 
     def end(self) -> None:
         """Close what is left."""
-        self._over.set()
+        self._ended.set()
         self._watching.join()
         for attacker, _ in self._attackers:
             attacker.end()

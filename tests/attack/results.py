@@ -10,9 +10,9 @@ from tests.attack.attackers import GONE
 from tests.attack.rows import Row
 from tests.attack.texts import Text
 
-#: What must hold while a row goes on: seconds of the other one's sign-in, and of 99 of 100 pings; bytes of memory, of
-#: strangers, of a user, and of one connection (`max_queue_size` and 4 MiB); what the store grows by: bytes in a second,
-#: channels in a minute.
+#: What must hold while a row goes on: seconds of the other one's sign-in and output, and of 99 of 100 pings; bytes of
+#: memory, of strangers, of a user, and of one connection (`max_queue_size` and 4 MiB); what the store grows by, in
+#: bytes in a second and channels in a minute.
 SIGN_IN: Final = 2.0
 PING_TIME: Final = 0.1
 MEMORY: Final = 64 << 20
@@ -51,6 +51,7 @@ class Result(NamedTuple):
     engine: str
     sent: int
     sign_in: float
+    output: float
     median: float
     p99: float
     memory: int
@@ -75,6 +76,8 @@ class Result(NamedTuple):
         found = [self.broken] if self.broken else []
         if self.sign_in > SIGN_IN:
             found.append("sign-in")
+        if self.output > SIGN_IN:
+            found.append("output")
         if self.p99 > PING_TIME:
             found.append("ping")
         if self.memory > self.most_memory:
@@ -93,9 +96,10 @@ class Result(NamedTuple):
         if self.row.user:
             growth = f", store {self.growth.rate / 1e6:4.1f} MB/s, {self.growth.channels} channels"
         return (
-            f"{'holds' if self.holds else 'FAILS'}  {self.transport:<11} {self.engine:<8} {self.row.name:<38}"
-            f" {self.sent:>5} sockets: sign-in {self.sign_in * 1000:5.0f} ms, ping {self.median * 1000:4.0f} ms,"
-            f" p99 {self.p99 * 1000:4.0f} ms, memory {self.memory / (1 << 20):+5.0f} MB{growth}{gone}"
+            f"{'holds' if self.holds else 'FAILS'}  {self.transport:<11} {self.engine:<8} {self.row.name:<52}"
+            f" {self.sent:>5} sockets: sign-in {self.sign_in * 1000:5.0f} ms, output {self.output * 1000:5.0f} ms,"
+            f" ping {self.median * 1000:4.0f} ms, p99 {self.p99 * 1000:4.0f} ms,"
+            f" memory {self.memory / (1 << 20):+5.0f} MB{growth}{gone}"
             f" {', '.join(self.faults)}".rstrip()
         )
 

@@ -32,7 +32,7 @@ TOKEN, NUMBER = b"%TOKEN%", b"%NUMBER%"
 SIGNED_IN = UPGRADE + b"Authorization: Bearer " + TOKEN + b"\r\n\r\n"
 
 
-def say(type: str, **data: Any) -> bytes:
+def framed(type: str, **data: Any) -> bytes:
     """Return a message as a client sends it."""
     # Not masked, so that the number of a socket can be put into it: zeros change nothing.
     return frame(TEXT, json.dumps({"type": type, "data": data}).encode(), mask=bytes(4))
@@ -69,6 +69,7 @@ class Row(NamedTuple):
         reads: what is answered is read, so that the server takes more.
         each: what one connection holds is judged too.
         sdk: it needs the door for SDKs of Centrifugo.
+        task: the user has this task, and all the outputs that it may have, each full.
     """
 
     name: str
@@ -79,6 +80,19 @@ class Row(NamedTuple):
     reads: bool = False
     each: bool = False
     sdk: bool = False
+    task: str = ""
+
+
+#: The outputs of a row's task, and what each of them holds: as much as is kept.
+OUTPUTS: Final = ("main", *(f"o{n}" for n in range(15)))
+OUTPUT_SIZE: Final = 4 << 20
+#: Bytes of one append to them.
+APPEND: Final = 1 << 19
+
+
+def outputs_of(task: str) -> list[str]:
+    """Return the channels of the outputs of a task."""
+    return [f"output:{name}/{task}" for name in OUTPUTS]
 
 
 def room(number: int) -> str:
@@ -89,8 +103,8 @@ def room(number: int) -> str:
 def recover_all(epochs: Epochs) -> bytes:
     """Return what asks for all that the full rooms keep, by subscribing and by reading histories."""
     since = [{"channel": name, "since": {"offset": 0, "epoch": epoch}} for name, epoch in epochs.items()]
-    histories = b"".join(say("history", channel=name, limit=1000) for name in epochs)
-    return SIGNED_IN + say("subscribe", channels=since) + histories
+    histories = b"".join(framed("history", channel=name, limit=1000) for name in epochs)
+    return SIGNED_IN + framed("subscribe", channels=since) + histories
 
 
 def recover_by_stream(epochs: Epochs) -> bytes:
@@ -120,6 +134,17 @@ ROWS: Final = (
     Row("pipelining, unread", 20, b"GET /pushclient.js HTTP/1.1\r\nHost: a\r\n\r\n" * 800),
     Row("bodies without a key", 300, BODY % b"/api/publish" + b"z" * 60_000, b"z" * 60_000),
     Row("bodies for nobody", 300, BODY % b"/healthz" + b"z" * 60_000, b"z" * 60_000),
+    Row("appends without a key", 300, BODY % b"/api/tasks/t/output" + b"z" * 60_000, b"z" * 60_000),
+    Row(
+        "outputs asked for without a key",
+        200,
+        b"GET /api/tasks/t/output?limit=4194304 HTTP/1.1\r\nHost: a\r\n\r\n" * 100,
+    ),
+    Row(
+        "outputs asked for without a token",
+        PLACES,
+        OPEN + framed("subscribe", channels=[f"output:main/{n}" for n in range(100)]),
+    ),
     Row("unknown stream ids", 200, b"POST /sse/nobody HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}" * 20),
     Row("a flood of pings", 20, OPEN + frame(PING) * 8_000, frame(PING) * 8_000),
     Row("4,000 fragments", 50, OPEN + frame(TEXT, b"", fin=False) + frame(CONTINUATION, b"x", fin=False) * 4_000),
@@ -138,7 +163,7 @@ ROWS: Final = (
         "a user fills rooms",
         USERS,
         SIGNED_IN,
-        say("publish", channel="chat:%NUMBER%", data="x" * 50_000) * 2,
+        framed("publish", channel="chat:%NUMBER%", data="x" * 50_000) * 2,
         user=True,
         reads=True,
     ),
@@ -146,7 +171,7 @@ ROWS: Final = (
         "a user makes rooms",
         USERS,
         SIGNED_IN,
-        b"".join(say("publish", channel=f"chat:%NUMBER%-{n}", data="x") for n in range(50)),
+        b"".join(framed("publish", channel=f"chat:%NUMBER%-{n}", data="x") for n in range(50)),
         user=True,
         reads=True,
     ),
@@ -154,9 +179,9 @@ ROWS: Final = (
         "a user asks for rooms that nobody made",
         USERS,
         SIGNED_IN,
-        say("history", channel="chat:never-%NUMBER%")
-        + say("subscribe", channels=[f"chat:never-%NUMBER%-{n}" for n in range(120)])
-        + say("unsubscribe", channels=[f"chat:never-%NUMBER%-{n}" for n in range(120)]),
+        framed("history", channel="chat:never-%NUMBER%")
+        + framed("subscribe", channels=[f"chat:never-%NUMBER%-{n}" for n in range(120)])
+        + framed("unsubscribe", channels=[f"chat:never-%NUMBER%-{n}" for n in range(120)]),
         user=True,
         reads=True,
     ),
@@ -164,7 +189,34 @@ ROWS: Final = (
     Row("a few of a user's connections ask for all, and read nothing", FEW, recover_all, user=True, each=True),
     Row("a user's streams ask for all, and read nothing", USERS, recover_by_stream, user=True),
     Row("a few of a user's streams ask for all, and read nothing", FEW, recover_by_stream, user=True, each=True),
-    Row("a user floods", USERS, SIGNED_IN, (say("ping") + frame(PING)) * 500, user=True),
+    Row(
+        "a user asks for outputs of tasks that there are not",
+        USERS,
+        SIGNED_IN,
+        framed("subscribe", channels=[f"output:main/%NUMBER%-{n}" for n in range(120)])
+        + framed("subscribe", channels=[{"channel": "output:log/honest", "since": {"offset": 1, "epoch": "x"}}])
+        + framed("unsubscribe", channels=[f"output:main/%NUMBER%-{n}" for n in range(120)]),
+        user=True,
+        reads=True,
+    ),
+    Row(
+        "a user asks for long outputs, and reads nothing",
+        USERS,
+        SIGNED_IN,
+        framed("subscribe", channels=outputs_of("long-1")) + framed("unsubscribe", channels=outputs_of("long-1")),
+        user=True,
+        task="long-1",
+    ),
+    Row(
+        "a user reads long outputs again and again",
+        USERS,
+        SIGNED_IN,
+        framed("subscribe", channels=outputs_of("long-2")) + framed("unsubscribe", channels=outputs_of("long-2")),
+        user=True,
+        reads=True,
+        task="long-2",
+    ),
+    Row("a user floods", USERS, SIGNED_IN, (framed("ping") + frame(PING)) * 500, user=True),
     Row("SDKs without a token", 2 * PLACES, SDK_OPEN, sdk=True),
     Row(
         "streams for SDKs without a token",

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from tests.attack.attackers import Way
-from tests.attack.rows import OPEN, PROTOBUF_OPEN, SDK_OPEN, TOKEN, UPGRADE, posted, say
+from tests.attack.rows import OPEN, PROTOBUF_OPEN, SDK_OPEN, TOKEN, UPGRADE, framed, posted
 from tests.engine.redis.servers import RedisServer
 from tests.rawsocket import BINARY, CONTINUATION, PING, PONG, TEXT, frame
 
@@ -126,7 +126,7 @@ def _of_user(type: str, data: Callable[[int], dict[str, Any]]) -> Prepare:
 
     def prepare(visit: Visit, size: int) -> Said:
         one = visit.open(UPGRADE + b"Authorization: Bearer " + TOKEN + b"\r\n\r\n", b"auth_success")
-        octets = say(type, **data(size))
+        octets = framed(type, **data(size))
         return lambda: _send(one, octets)
 
     return prepare
@@ -249,7 +249,7 @@ TEXTS: Final = (
     Text("pongs", _in_frames(b"", frame(PONG))),
     Text("fragments", _in_frames(frame(TEXT, b"", fin=False), frame(CONTINUATION, b"x", fin=False))),
     Text("empty messages", _in_frames(b"", frame(TEXT))),
-    Text("small messages", _in_frames(b"", say("ping"))),
+    Text("small messages", _in_frames(b"", framed("ping"))),
     Text("heads with an Origin", _in_head(b"/ws", b"Origin", b"https://a.", upgrade=True)),
     Text("heads with extensions", _in_head(b"/ws", b"Sec-WebSocket-Extensions", b"permessage-deflate,", upgrade=True)),
     Text("heads with subprotocols", _in_head(b"/ws", b"Sec-WebSocket-Protocol", b"bearer.a,", upgrade=True)),

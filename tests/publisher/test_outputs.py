@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -279,21 +280,25 @@ def test_a_forked_child_is_a_producer_of_its_own(api: FakeApi, publisher: Publis
     assert text_of(api, task.task_id) == "parent child parent again"
 
 
+class Nobody:
+    """A task on paper."""
+
+    attempt = None
+
+    def receive(self, command: object, state: object, error: object) -> None: ...
+
+
+def written(queue: CommandQueue, producer: OutputProducer, text: str) -> OutputEntry:
+    """Return an entry that waits with this text."""
+    entry = OutputEntry("task:t", producer, Nobody())
+    assert entry.take_up(text, len(text))
+    queue.add(entry)
+    return entry
+
+
 def test_the_first_goes_at_once_and_what_follows_after_an_interval() -> None:
     queue = CommandQueue(0.5)
-    producer = OutputProducer("t", "main", "text")
-
-    class Nobody:
-        attempt = None
-
-        def receive(self, command: object, state: object, error: object) -> None: ...
-
-    def write(text: str) -> OutputEntry:
-        entry = OutputEntry("task:t", producer, Nobody())
-        assert entry.take_up(text, len(text))
-        queue.add(entry)
-        return entry
-
+    write = functools.partial(written, queue, OutputProducer("t", "main", "text"))
     first = write("a")
     assert first.take_up("b", 1)
     assert queue.take(10.0, 5) == [first]
@@ -310,3 +315,16 @@ def test_the_first_goes_at_once_and_what_follows_after_an_interval() -> None:
     assert queue.take(11.0, 5) == [second]
     assert second.command is not None
     assert (second.command.params["text"], second.command.params["producer"]["seq"]) == ("c", 1)
+
+
+def test_what_follows_an_append_that_is_full_goes_at_once() -> None:
+    queue = CommandQueue(0.5)
+    producer = OutputProducer("t", "main", "text")
+    for number in range(3):
+        full = written(queue, producer, "x" * APPEND_LIMIT)
+        assert not full.take_up("y", 1)
+        last = written(queue, producer, "end") if number == 2 else None
+        assert queue.take(10.0, 5) == [full]
+        queue.settled(full)
+    assert queue.take(10.0, 5) == [last]
+    assert written(queue, producer, "y") not in queue.take(10.03, 5)

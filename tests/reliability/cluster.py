@@ -101,6 +101,9 @@ class Books:
     done: dict[str, int] = field(default_factory=dict)
     #: by client of the project: how many messages it showed
     shown: dict[str, int] = field(default_factory=dict)
+    #: outputs of tasks that all of their readers had to the end, and those that went with Redis' data
+    outputs_read: int = 0
+    outputs_lost: int = 0
 
     def lost(self) -> tuple[int, int]:
         """How many answered inbox messages are missing on a device, and how many went with Redis' data."""
@@ -155,6 +158,8 @@ class Books:
             "ends of tasks missing": len(self.lost_tasks()),
             "tasks going backwards": len(self.backwards),
             "of both, at an older node after Redis lost its data": len(self.excused),
+            "outputs read to their end": self.outputs_read,
+            "outputs lost with Redis' data": self.outputs_lost,
             "live messages delivered": self.live_delivered,
             "messages shown by the project's clients": dict(sorted(self.shown.items())),
             "connections that came back": self.returns,

@@ -34,6 +34,7 @@ from tests.harness import wait_until
 from tests.reliability import cluster
 from tests.reliability.cluster import Books, Cluster, Fault, Steps
 from tests.reliability.devices import PROGRAMS, accompany, stream
+from tests.reliability.writing import write_and_read
 
 #: Longer than the lease of a node, and than those of its work, s.
 BEYOND = 24.0
@@ -312,7 +313,7 @@ def play(name: str, place: Path, seed: int, seconds: float, clients: int) -> Boo
     part = PARTS[name]
     playing = cluster.run(
         place, seconds, seed, clients, (None, None), part.steps, len(part.faults), part.kind, clients // 3,
-        (cluster.laptop, stream), [partial(accompany, client) for client in PROGRAMS],
+        (cluster.laptop, stream), [*(partial(accompany, client) for client in PROGRAMS), write_and_read],
     )  # fmt: skip
     return asyncio.run(playing)
 

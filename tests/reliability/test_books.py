@@ -11,6 +11,8 @@ import pytest
 
 from tests.reliability.cluster import HISTORY_CHANNEL, Books, Client
 from tests.reliability.devices import StreamClient
+from tests.reliability.output import ReadText
+from tests.reliability.writing import Writing, judge
 
 
 class Script:
@@ -126,3 +128,19 @@ def test_what_comes_on_a_stream_into_the_inbox_has_arrived() -> None:
     notice = push(1) | {"type": "user_notification", "channel": "user:ann", "messageId": "m"}
     _, books = stream_of(("a", answer(0, 0, [], False)), ("b", notice))
     assert books.received == {"ann/stream": {"m"}}
+
+
+async def test_what_a_reader_of_a_task_that_ended_has_not_read_is_a_fault() -> None:
+    books, read = Books(), ReadText()
+    writing = Writing("t", "u", 0, b"abc", readers=[read])
+    read.begin({"text": "ab", "offset": 2, "epoch": "e"})
+    judge(books, writing)
+    assert (books.outputs_read, len(books.faults)) == (0, 1)
+    read.push({"data": {"text": "c", "closed": True}, "offset": 3, "epoch": "e"})
+    judge(books, writing)
+    assert (books.outputs_read, len(books.faults)) == (1, 1)
+    # Redis came back with other data: what is gone is nobody's fault.
+    books.era += 1
+    read.octets = b""
+    judge(books, writing)
+    assert (books.outputs_lost, len(books.faults)) == (1, 1)

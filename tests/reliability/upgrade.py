@@ -27,6 +27,7 @@ from typing import Any
 from tests.reliability import cluster
 from tests.reliability.cluster import FAULTS, Books, Cluster, Fault, Steps
 from tests.reliability.migration import Broken, migrate
+from tests.reliability.writing import write_and_read
 from tools.trees import CannotBuild, build
 
 #: The last commit of version 1.
@@ -83,9 +84,10 @@ def mixed(
     least: int,
 ) -> dict[str, Any]:
     """Play a part on Redis; return its books. Raises `Broken`."""
-    books = asyncio.run(cluster.run(place, seconds, seed, 50, programs, steps, least))
+    books = asyncio.run(cluster.run(place, seconds, seed, 50, programs, steps, least, companions=[write_and_read]))
     broken = books.broken()
-    if not (books.seen_ended and books.history_delivered and books.live_delivered and any(books.received.values())):
+    came = books.seen_ended and books.history_delivered and books.live_delivered and books.outputs_read
+    if not (came and any(books.received.values())):
         broken.append(f"too little came: {books.table()}")
     if broken:
         raise Broken("; ".join(broken))

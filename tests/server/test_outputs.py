@@ -367,6 +367,38 @@ async def test_a_long_past_follows_as_pushes_before_anything_live(tmp_path: Path
     await rig.stop()
 
 
+@pytest.mark.full
+async def test_a_join_at_any_of_ten_thousand_tokens_takes_two_frames_at_most(tmp_path: Path) -> None:
+    rig = await Rig(tmp_path / "tokens").start()
+    await rig.execute("task.create", taskId="t", userId="ann")
+    # With somebody who follows it there is always something that waits for the interval.
+    beside, joining = await reader(rig), await rig.client("ann")
+    whole, most = "", 0
+    for number in range(10_000):
+        token = f"{number} é"
+        await rig.execute("task.output", taskId="t", text=token)
+        whole += token
+        if random.random() > 0.2:
+            continue
+        joining.new()
+        one = Reader(joining, await follow(joining))
+        # The answer is one frame. Another one may bring what was under way.
+        one.look()
+        if len(one.text) < len(whole):
+            await rig.advance(0.04)
+            one.look()
+        assert one.text == whole
+        most = max(most, 1 + one.pushes)
+        assert MAIN not in (await joining.ask("unsubscribe", channels=[MAIN]))["data"]["channels"]
+        if random.random() < 0.1:
+            await rig.advance(0.04)
+    assert most <= 2
+    await rig.execute("task.complete", taskId="t")
+    await rig.advance(0.04)
+    assert (beside.look().text == whole, beside.closed) == (True, True)
+    await rig.stop()
+
+
 async def test_the_server_side_subscribes_and_an_output_takes_a_place(rig: Rig) -> None:
     await append(rig, "kept")
     client = await rig.client("bob")

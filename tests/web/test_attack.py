@@ -15,8 +15,8 @@ def test_nobody_else_pays_for_an_attack() -> None:
     plan = Plan(ROWS, TEXTS, 1, None, True)
     with ExitStack() as stack:
         attack = Attack(stack, "tcp", "embedded", 1)
-        results = [attack.strike(row, 0.1, 0.1) for row in ROWS]
-        texts = [attack.say(text, 1) for text in plan.texts_over("tcp", "embedded")]
+        results = [attack.carry_out(row, 0.1, 0.1) for row in ROWS]
+        texts = [attack.send_text(text, 1) for text in plan.texts_over("tcp", "embedded")]
     for result in results:
         # Times are for `make attack`, on a machine of its own.
         assert not result.broken, result.line()
@@ -40,7 +40,7 @@ def test_a_text_goes_where_there_is_a_way_for_it() -> None:
 def test_what_is_said_of_a_row_is_the_worst_of_all() -> None:
     stranger, user = ROWS[0], ROWS[-1]
     none = Growth(0, 0, 8.0)
-    good = Result(stranger, "tcp", "embedded", 1, 0.5, 0.001, 0.02, 1 << 20, none, 12.0, "")
+    good = Result(stranger, "tcp", "embedded", 1, 0.5, 0.1, 0.001, 0.02, 1 << 20, none, 12.0, "")
     slow = good._replace(transport="ssl", sign_in=3.0, p99=0.2, gone=200.0)
     assert (good.holds, slow.faults) == (True, ["sign-in", "ping", "sockets"])
     assert good.line().startswith("holds  tcp")
@@ -60,7 +60,7 @@ def test_what_is_said_of_a_row_is_the_worst_of_all() -> None:
 def test_a_few_connections_are_judged_by_what_each_holds() -> None:
     (row,) = [row for row in ROWS if row.name == "a few of a user's connections ask for all, and read nothing"]
     few = Result(
-        row, "tcp", "redis", row.sockets, 0.5, 0.001, 0.02, EACH_MEMORY * row.sockets, Growth(0, 0, 8.0), 1, ""
+        row, "tcp", "redis", row.sockets, 0.5, 0.1, 0.001, 0.02, EACH_MEMORY * row.sockets, Growth(0, 0, 8.0), 1, ""
     )
     assert few.holds
     assert few._replace(memory=few.memory + 1).faults == ["memory"]

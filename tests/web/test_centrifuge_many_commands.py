@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.attack import PING_TIME, SIGN_IN, Honest, p99
+from tests.attack.honest import Honest
+from tests.attack.measures import p99
+from tests.attack.results import PING_TIME, SIGN_IN
 from tests.harness import Server, start
 from tests.web.sdk_sockets import TRANSPORTS
 

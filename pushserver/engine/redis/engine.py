@@ -357,6 +357,7 @@ class RedisEngine:
         try:
             await self._commands.measure()
             await self.outputs.measure()
+            await self.outputs.sweep()
         except errors.Unavailable:
             # The last measure stands until Redis is back.
             return

@@ -23,8 +23,9 @@ class OutputPages:
         self._commands = commands
         self._names = names
 
-    async def page(self, channel: str, after: int | None, epoch: str, max_bytes: int) -> OutputPage:
-        """Return what is kept after a position of an epoch ("": of whichever it is), as `IOutputs.read`."""
+    async def page(self, channel: str, after: int | None, epoch: str, max_bytes: int) -> tuple[OutputPage, int]:
+        """Return what is kept after a position of an epoch ("": of whichever it is), as `IOutputs.read`, and the newest
+        position."""
         _, task_id = output.parts_of(channel)
         reply = await self._commands.run_in_epoch(
             "output_read",
@@ -44,16 +45,17 @@ class OutputPages:
         else:
             body = body[: output.whole_characters(body, max_bytes)]
             offset = begins + len(body)
-        return OutputPage(
+        page = OutputPage(
             kind, body, begins, offset, reply[0].decode(), start, bool(closed), offset < newest, bool(trimmed),
             bool(reset),
         )  # fmt: skip
+        return page, newest
 
     async def between(self, channel: str, after: int) -> Between:
         """Return what lies after an offset, as `pages.Pages.between`: the end counts as one
         more."""
         try:
-            page = await self.page(channel, after, "", PAGE_BYTES)
+            page, _ = await self.page(channel, after, "", PAGE_BYTES)
         except errors.NotFound:
             return Between([], Position(0, "-"), False, True)
         closes = page.closed and not page.more and page.kind is not None

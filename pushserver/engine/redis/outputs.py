@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from .output_pages import OutputPages
     from .shared_settings import SharedSettings
 
+#: How often it is looked whether the task of an output goes on, ms, and how many are looked at in one go.
+_LOOK_AGAIN: Final = 600_000
+_SWEPT: Final = 200
+
 _pack: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -102,6 +106,11 @@ class RedisOutputs:
         self.trimmed += trimmed
         self._counted += len(new.body) - trimmed
 
+    async def sweep(self) -> None:
+        """Close, or remove, some of the outputs whose tasks an older node has ended or begun anew. Fails with
+        `errors.Unavailable`."""
+        await self._commands.run_in_epoch("outputs_sweep", [], _LOOK_AGAIN, _SWEPT, self._names.task(""))
+
     async def measure(self) -> None:
         """Count what is kept. Fails with `errors.Unavailable`."""
         (self._counted,) = await self._commands.run_in_epoch("outputs_kept", [])
@@ -156,10 +165,11 @@ class RedisOutputs:
 
     async def _read(self, channel: str, since: Position | None, max_bytes: int) -> OutputPage:
         after, epoch = (None, "") if since is None else (since.offset, since.epoch)
-        page = await self._pages.page(channel, after, epoch, max_bytes)
+        page, newest = await self._pages.page(channel, after, epoch, max_bytes)
         if page.kind is not None:
-            closes = page.closed and not page.more
-            await self._live.reached(channel, Position(page.offset + closes, page.epoch))
+            # Of an end that a node of an older version made nobody else tells.
+            reached = newest + 1 if page.closed else page.offset
+            await self._live.reached(channel, Position(reached, page.epoch))
         if page.kind is OutputKind.TEXT and page.body and not output.begins_character(page.body[0]):
             raise errors.Invalid("the position lies inside a character")
         return page

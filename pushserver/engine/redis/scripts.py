@@ -29,6 +29,7 @@ _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "output_append": ("clock", "epoch", "events", "write", "outputs"),
     "output_read": ("clock", "epoch", "outputs"),
     "outputs_kept": ("clock", "epoch"),
+    "outputs_sweep": ("clock", "epoch", "outputs"),
     "tasks_of": ("clock", "epoch"),
     "tasks_idle": ("clock", "epoch"),
     "tasks_stale": ("clock", "epoch"),

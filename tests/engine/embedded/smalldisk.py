@@ -13,9 +13,12 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater, react
 
+from pushserver.core import output
 from pushserver.core.errors import Unavailable
+from pushserver.core.output import Producer
+from pushserver.core.task import Status, TaskState
 from pushserver.engine.embedded import EmbeddedEngine
-from pushserver.engine.interfaces import InboxRules
+from pushserver.engine.interfaces import InboxRules, TaskEvent
 from pushserver.server.clock import Clock
 from tests.contracts.nodes import Recorder, contents, publication
 
@@ -40,10 +43,26 @@ async def main(reactor: Any, directory: str) -> None:
         else:
             answered.append(number)
 
+    state = TaskState(
+        task_id="t", user_id="7", status=Status.PENDING, percentage=0.0, version=1, created_at=1_000, updated_at=1_000
+    )
+    await engine.tasks.create(TaskEvent("task_created", state), None)
+    written: list[str] = []
+
+    async def write(text: str) -> None:
+        new = output.new_output("main", text, None, 1_000)
+        try:
+            taken = await engine.outputs.append("t", new, Producer("w", 0, len(written)), None, None)
+        except Unavailable:
+            return
+        written.append(text)
+        assert taken.offset == sum(map(len, written))
+
     number = 0
     while len(refused) < 5:
         number += 1
         await append(number)
+        await write(f"{number:>5000}")
     trouble = engine.trouble()
     filler.unlink()
     for _ in range(500):
@@ -52,6 +71,7 @@ async def main(reactor: Any, directory: str) -> None:
         await deferLater(reactor, 0.02)
     recovered = engine.trouble() is None
     await append(number + 1)
+    await write(f"{number + 1:>5000}")
     page = await engine.inbox.read("7", None, 10_000)
     json.dump(
         {
@@ -61,6 +81,8 @@ async def main(reactor: Any, directory: str) -> None:
             "recovered": recovered,
             "kept": [value[0] for value in contents(page.messages)],
             "offsets": [message.offset for message in page.messages],
+            "written": "".join(written),
+            "output": (await engine.outputs.read("t", "main", None, 10_000_000)).body.decode(),
             "delivered": [value[0] for value in contents(listener.delivered)],
         },
         sys.stdout,

@@ -118,6 +118,9 @@ def test_a_full_disk_is_said_and_nothing_is_told_as_done(tmp_path: Path) -> None
     assert result["kept"] == result["delivered"] == result["answered"]
     assert result["answered"][-1] == result["refused"][-1] + 1
     assert result["offsets"] == list(range(1, len(result["kept"]) + 1))
+    # So is what a task wrote; what was refused can be appended under the same number.
+    assert len(result["output"]) > 100_000
+    assert result["output"] == result["written"]
 
 
 def test_a_read_only_file_system_is_refused_at_the_start(tmp_path: Path) -> None:

@@ -67,3 +67,78 @@ async def test_what_an_older_node_left_behind_goes_with_the_next_change(
         ended = msgspec.structs.replace(SECOND, status=Status.COMPLETED, percentage=100.0, version=3)
         assert await node.tasks.replace(TaskEvent("task_completed", ended), None, None)
         assert kept(redis) == " 0"
+
+
+ENDED = msgspec.structs.replace(FIRST, status=Status.COMPLETED, percentage=100.0, version=2)
+
+
+def end_as_version_1(redis: RedisServer, ttl: int) -> None:
+    """End the task as a node of version 1 does, as far as outputs may notice."""
+    redis.command("HSET", "push:task:t", "state", msgspec.json.encode(ENDED).decode(), "version", "2")
+    redis.command("PEXPIRE", "push:task:t", str(ttl))
+
+
+def seconds_left(redis: RedisServer, *keys: str) -> list[float]:
+    """How long these keys live on, s; below 0 where they are not there."""
+    return [int(redis.command("PTTL", key)[1:]) / 1000 for key in keys]
+
+
+async def test_the_end_that_a_node_of_version_1_makes_is_told_when_it_is_read(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    a, b = [await cluster.start(redis.url, name) for name in ("a", "b")]
+    await a.tasks.create(TaskEvent("task_created", FIRST), None)
+    await b.broker.subscribe("output:main/t")
+    await append(a, "text")
+    await b.received(1)
+    end_as_version_1(redis, 60_000)
+    # A room looks at one byte when it is told of the task's end.
+    assert (await b.outputs.read("t", "main", None, 1)).closed
+    told = (await b.received(2))[1]
+    assert (told.offset, told.closes, bytes(told.data)) == (5, True, b"null")
+
+
+async def test_what_a_node_of_version_1_ended_goes_with_its_task(
+    cluster: Cluster, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pushserver.engine.redis.outputs._LOOK_AGAIN", -1)
+    node = await cluster.start(redis.url)
+    await node.tasks.create(TaskEvent("task_created", FIRST), None)
+    await append(node, "x" * 9_000)
+    await append(node, "y", "log")
+    keys = ("push:output:main/t", "push:chunks:main/t", "push:output:log/t")
+    await node.outputs.sweep()
+    assert min(seconds_left(redis, *keys)) > 86_400
+    end_as_version_1(redis, 60_000)
+    await node.outputs.sweep()
+    assert all(0 < left <= 60 for left in seconds_left(redis, *keys))
+    assert kept(redis).endswith(" 0")
+    assert redis.command("EXISTS", "push:writing") == ":0\r\n"
+    page = await node.outputs.read("t", "main", None, 10)
+    assert (page.closed, page.more, page.offset) == (True, True, 10)
+    # Where the task itself is gone, there is nobody who could read it.
+    await node.tasks.create(TaskEvent("task_created", msgspec.structs.replace(FIRST, task_id="u")), None)
+    await node.outputs.append("u", output.new_output("main", "z" * 9_000, None, 1_000), None, None, None)
+    redis.command("DEL", "push:task:u")
+    await node.outputs.sweep()
+    assert "main/u" not in kept(redis)
+    assert kept(redis).endswith(" 0")
+
+
+async def test_what_is_closed_or_goes_on_is_not_touched_by_the_sweep(
+    cluster: Cluster, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pushserver.engine.redis.outputs._LOOK_AGAIN", -1)
+    node = await cluster.start(redis.url)
+    await node.tasks.create(TaskEvent("task_created", FIRST), None)
+    await append(node, "text")
+    for _ in range(2):
+        await node.outputs.sweep()
+    taken = await append(node, " more")
+    page = await node.outputs.read("t", "main", None, 100)
+    assert (page.body, page.epoch, page.closed) == (b"text more", taken.epoch, False)
+    assert await node.tasks.replace(TaskEvent("task_completed", ENDED), None, None)
+    before = redis.command("HGETALL", "push:output:main/t")
+    await node.outputs.sweep()
+    assert redis.command("HGETALL", "push:output:main/t") == before
+    assert redis.command("EXISTS", "push:writing") == ":0\r\n"

@@ -6,7 +6,7 @@
 -- Pieces are of CHUNK bytes, by their numbers: each fills what is allocated for it. 'i' and a number: how many items end
 -- before that piece. A piece that is full is not written again.
 -- Beside them all, one hash counts the bytes that are kept: 'live' of unfinished tasks, and by the hour in which they go
--- of ended ones.
+-- of ended ones. A sorted set, 'writing', has '<name>/<task id>' of each output that is not closed, by when it was looked at.
 local CHUNK = 8180
 
 local HOUR = 3600000
@@ -15,7 +15,8 @@ local function integer(number)
   return string.format('%d', number)
 end
 
-local kept_bytes = string.sub(KEYS[1], 1, -#'server' - 1) .. 'outputs'
+local prefix = string.sub(KEYS[1], 1, -#'server' - 1)
+local kept_bytes, writing = prefix .. 'outputs', prefix .. 'writing'
 
 local function count_kept(bytes, field)
   if bytes ~= 0 then
@@ -34,10 +35,13 @@ local function output_epoch(key, created)
   return string.sub(redis.sha1hex(secret .. inner), 1, 20)
 end
 
--- The keys of an output and of its pieces, by its task's.
-local function keys_of_output(task, id, name)
-  local prefix, place = string.sub(task, 1, -#'task:' - #id - 1), name .. '/' .. id
+-- The keys of an output and of its pieces, by its place: '<name>/<task id>'.
+local function keys_of_output(place)
   return prefix .. 'output:' .. place, prefix .. 'chunks:' .. place
+end
+
+local function place_of(out)
+  return string.sub(out.key, #prefix + #'output:' + 1)
 end
 
 -- Whether a Redis that evicts has left an output without its pieces.
@@ -166,6 +170,7 @@ local function remove_earlier(out)
   if out.stale then
     count_kept(-out.stale_bytes, out.stale_closed and goes_in(redis.call('PTTL', out.key)) or 'live')
     redis.call('DEL', out.key, out.chunks)
+    redis.call('ZREM', writing, place_of(out))
   end
 end
 
@@ -176,7 +181,7 @@ local function remove_named(task, id, kept, created)
     return
   end
   for name in string.gmatch(names, '%S+') do
-    local key, chunks = keys_of_output(task, id, name)
+    local key, chunks = keys_of_output(name .. '/' .. id)
     remove_earlier(open_output(key, chunks, created))
   end
   redis.call('HDEL', task, 'outputs')
@@ -198,6 +203,7 @@ local function append_output(out, task, name, names, kind, body, count, max_byte
     redis.call('HSET', task, 'outputs', out.of .. ' ' .. table.concat(names, ' '))
     redis.call('HSET', out.key, 'of', out.of, 'epoch', out.epoch, 'kind', kind)
     redis.call('PEXPIRE', out.key, redis.call('PTTL', task))
+    redis.call('ZADD', writing, integer(now), place_of(out))
   end
   local number, rest, full = math.floor(out.bytes / CHUNK), out.tail .. body, false
   local at = 1
@@ -228,6 +234,17 @@ local function save_output(out)
   if out.closed then
     redis.call('HSET', out.key, 'closed', 1)
   end
+end
+
+-- Closes an output, which goes in so many ms.
+local function close_output(out, ttl)
+  out.closed = true
+  save_output(out)
+  count_kept(out.first - out.bytes, 'live')
+  count_kept(out.bytes - out.first, goes_in(ttl))
+  redis.call('PEXPIRE', out.key, ttl)
+  redis.call('PEXPIRE', out.chunks, ttl)
+  redis.call('ZREM', writing, place_of(out))
 end
 
 -- What nodes are told of an append or the end.

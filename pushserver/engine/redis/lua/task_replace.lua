@@ -17,7 +17,7 @@ remove_named(KEYS[4], ARGV[5], kept[2], ARGV[8])
 local last
 if ARGV[26] ~= '' then
   local name, kind, body, count, literal, timestamp, max_bytes, most = unpack(cmsgpack.unpack(ARGV[26]))
-  local key, chunks = keys_of_output(KEYS[4], ARGV[5], name)
+  local key, chunks = keys_of_output(name .. '/' .. ARGV[5])
   last = {name = name, timestamp = timestamp, literal = literal, out = open_output(key, chunks, ARGV[8])}
   local names = output_names(kept[2], ARGV[8])
   local refusal = refuse_output(last.out, kind, name, names, most)
@@ -37,15 +37,12 @@ local function tell_outputs(answer)
   for _, name in ipairs(final and output_names(kept[2], ARGV[8]) or {last.name}) do
     local channel = live .. 'output:' .. name .. '/' .. ARGV[5]
     local appended = last and last.name == name
-    local key, chunks = keys_of_output(KEYS[4], ARGV[5], name)
+    local key, chunks = keys_of_output(name .. '/' .. ARGV[5])
     local out = appended and last.out or open_output(key, chunks, ARGV[8])
-    out.closed = final
-    save_output(out)
     if final then
-      count_kept(out.first - out.bytes, 'live')
-      count_kept(out.bytes - out.first, goes_in(ARGV[10]))
-      redis.call('PEXPIRE', out.key, ARGV[10])
-      redis.call('PEXPIRE', out.chunks, ARGV[10])
+      close_output(out, ARGV[10])
+    else
+      save_output(out)
     end
     local told = told_output(out, appended and last.before or out.offset, appended and last.timestamp or ARGV[9],
       appended and last.literal or 'null')
