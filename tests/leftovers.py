@@ -17,6 +17,9 @@ from pathlib import Path
 #: The variable that marks what a run of the tests has started: the processes that run tests, one inside another.
 MARK = "TESTS_RUN_BY"
 
+#: Python starts one where a process is spawned, and keeps it for as long as the tests' own process lives.
+TRACKER = "multiprocessing.resource_tracker"
+
 
 def mark() -> str:
     """Mark all processes that are started from here on; return the mark."""
@@ -51,8 +54,9 @@ class Leftovers:
         found = {}
         for pid in _all() - self._known:
             with suppress(OSError):
-                if not _has_ended(pid) and self._is_left(pid):
-                    found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if TRACKER not in command and not _has_ended(pid) and self._is_left(pid):
+                    found[pid] = command
         return found
 
     def _is_left(self, pid: int) -> bool:
