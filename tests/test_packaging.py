@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import configparser
 import json
+import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -71,6 +73,27 @@ def test_the_sdist_holds_what_the_wheel_is_made_from(built: Built) -> None:
     with tarfile.open(built.sdist) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
     assert package_files() | {"setup.cfg", "pyproject.toml"} <= names
+
+
+@pytest.mark.parametrize(("version", "bound"), [("0.1", ">="), ("99", "<")])
+def test_a_library_outside_its_bounds_is_named_by_pip(elsewhere: Path, version: str, bound: str) -> None:
+    names = ("autobahn", "twisted", "txredisapi")
+    python = elsewhere / "bin" / "python"
+    packages = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=elsewhere).strip())
+    planted = [packages / f"{name}-{version}.dist-info" for name in names]
+    try:
+        for name, place in zip(names, planted, strict=True):
+            place.mkdir()
+            (place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python, "check"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    finally:
+        for place in planted:
+            shutil.rmtree(place, ignore_errors=True)
+    assert done.returncode == 1
+    for name in names:
+        complaint = rf"^pushserver \S+ has requirement {name}\S*{bound}\S*, but you have {name} {version}\.$"
+        assert re.search(complaint, done.stdout, re.MULTILINE | re.IGNORECASE), done.stdout
 
 
 def test_elsewhere_twistd_knows_the_plugin(elsewhere: Path) -> None:
