@@ -421,6 +421,7 @@ NOT_FROM_OUTSIDE: dict[str, str] = {
     "web.tls.renew": "the TLS library's own words",
     "web.static_files.StaticFile.__init__": "the package's own file names",
     "web.site.Root.place": "paths of the server itself",
+    "web.site.Root.take_bodies": "paths of the server itself",
 }
 
 #: What takes apart a piece that something else, which is registered, has bounded or cut out.

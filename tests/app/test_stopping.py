@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.app.workers.test_supervisor import alive, children
-from tests.cluster.conftest import API_KEY, CONFIG, SECRET, Place
+from tests.cluster.conftest import API_KEY, CONFIG, SECRET, Deployment
 from tests.harness import Server, start, wait_until
 from tests.rawsocket import RawSocket
 
@@ -28,13 +28,13 @@ KINDS = ["embedded", "workers"]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    made = Place(tmp_path)
+def place(tmp_path: Path) -> Iterator[Deployment]:
+    made = Deployment(tmp_path)
     yield made
     made.end()
 
 
-def options(kind: str, place: Place) -> list[str]:
+def options(kind: str, place: Deployment) -> list[str]:
     return [] if kind == "embedded" else ["--redis", place.redis().url, "--workers", "2"]
 
 
@@ -76,7 +76,7 @@ def signed_in(stack: ExitStack, server: Server, count: int) -> list[RawSocket]:
 
 @pytest.mark.full
 @pytest.mark.parametrize("kind", KINDS)
-def test_while_it_starts(kind: str, place: Place) -> None:
+def test_while_it_starts(kind: str, place: Deployment) -> None:
     chosen = options(kind, place)
     began = time.monotonic()
     whole = place.server(*chosen)
@@ -107,7 +107,7 @@ def test_while_it_starts(kind: str, place: Place) -> None:
 
 
 @pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["one", "workers"])
-def test_while_it_waits_for_a_redis_that_does_not_answer(workers: tuple[str, ...], place: Place) -> None:
+def test_while_it_waits_for_a_redis_that_does_not_answer(workers: tuple[str, ...], place: Deployment) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         # Longer than the end may take.
@@ -119,7 +119,7 @@ def test_while_it_waits_for_a_redis_that_does_not_answer(workers: tuple[str, ...
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_while_it_drains(kind: str, place: Place) -> None:
+def test_while_it_drains(kind: str, place: Deployment) -> None:
     server = place.server(*options(kind, place))
     wait_whole(server, kind)
     with ExitStack() as stack:
@@ -136,7 +136,7 @@ def test_while_it_drains(kind: str, place: Place) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_while_it_reloads(kind: str, place: Place) -> None:
+def test_while_it_reloads(kind: str, place: Deployment) -> None:
     server = place.server(*options(kind, place))
     wait_whole(server, kind)
     file = server.place / "pushserver.toml"
@@ -149,7 +149,7 @@ def test_while_it_reloads(kind: str, place: Place) -> None:
         assert client.close_code() == 3001
 
 
-def test_while_a_reload_waits_for_a_worker_that_does_nothing(place: Place) -> None:
+def test_while_a_reload_waits_for_a_worker_that_does_nothing(place: Deployment) -> None:
     server = place.server(*options("workers", place))
     wait_whole(server, "workers")
     one, _ = children(server.pid)
@@ -179,7 +179,7 @@ def open_files(pid: int) -> list[str]:
 
 
 @pytest.mark.full
-def test_workers_that_come_and_go_leave_nothing_to_those_who_follow(place: Place) -> None:
+def test_workers_that_come_and_go_leave_nothing_to_those_who_follow(place: Deployment) -> None:
     server = place.server(*options("workers", place))
     wait_whole(server, "workers")
 

@@ -213,9 +213,9 @@ class InboxesOfNodes(RuleBasedStateMachine):
     def list(self, which: int, person: str, before: int, limit: int, unread: bool) -> None:
         user, model = self._of(person)
         listing = wait(self.stage.node(which).inbox.list(user, before, limit, unread))
-        meant = [m for m in reversed(model.messages) if m.offset < before and not (unread and m.read_at is not None)]
-        assert [(m.offset, m.read_at) for m in listing.messages] == [(m.offset, m.read_at) for m in meant[:limit]]
-        assert listing.more == (len(meant) > limit)
+        chosen = [m for m in reversed(model.messages) if m.offset < before and not (unread and m.read_at is not None)]
+        assert [(m.offset, m.read_at) for m in listing.messages] == [(m.offset, m.read_at) for m in chosen[:limit]]
+        assert listing.more == (len(chosen) > limit)
 
     @invariant()
     def same(self) -> None:

@@ -44,7 +44,7 @@ from tests.tables import write_column
 #: Bytes a second that a worker writes at most, and that a slow reader takes.
 FAST, SLOW = 100_000_000, 10_000
 #: Bytes of one line, of what a worker writes at a time, and of one append over HTTP.
-LINE, PIECE, APPEND = 1_000, 64_000, 1_000_000
+LINE_SIZE, PIECE, APPEND = 1_000, 64_000, 1_000_000
 #: The outputs that threads write to over HTTP.
 NAMES = ("main", "second", "third", "fourth")
 #: What must hold: bytes of memory more, of the worker, the server and a slow reader; s of 99 of 100 pings.
@@ -65,7 +65,7 @@ _left_out = re.compile(r"\[\d+ characters left out\]").fullmatch
 
 def lines(first: int, size: int) -> str:
     """Return so many bytes of numbered lines."""
-    return "".join(f"{number:0{LINE - 1}}\n" for number in range(first, first + size // LINE))
+    return "".join(f"{number:0{LINE_SIZE - 1}}\n" for number in range(first, first + size // LINE_SIZE))
 
 
 class Unlike(Exception):
@@ -96,7 +96,7 @@ class NumberedLines:
             # Of what a publisher leaves out it says so, in a line of its own.
             self._next = None
             return
-        if len(line) != LINE - 1 or not line.isdigit() or self._next not in (None, int(line)):
+        if len(line) != LINE_SIZE - 1 or not line.isdigit() or self._next not in (None, int(line)):
             raise Unlike(f"{line!r} instead of line {self._next}")
         self._next = int(line) + 1
 
@@ -104,7 +104,7 @@ class NumberedLines:
 # -- in processes of their own ----------------------------------------------------------------------------------------
 
 
-class Pace:
+class Speed:
     """Holds whoever writes to so many bytes a second."""
 
     def __init__(self, rate: float) -> None:
@@ -120,8 +120,8 @@ class Pace:
 
 def publish(url: str, key: str, seconds: float) -> int:
     """Write by the publisher for so long; return how many bytes."""
-    pace, end = Pace(FAST), time.monotonic() + seconds
-    pieces = (lines(number, PIECE) for number in range(0, sys.maxsize, PIECE // LINE))
+    pace, end = Speed(FAST), time.monotonic() + seconds
+    pieces = (lines(number, PIECE) for number in range(0, sys.maxsize, PIECE // LINE_SIZE))
     with Publisher(url, api_key=key) as publisher:
         with publisher.task(user_id="u", task_id=TASK) as task:
             while time.monotonic() < end:
@@ -137,10 +137,10 @@ def append(url: str, key: str, seconds: float) -> int:
     headers = {"X-API-Key": key, "Content-Type": "application/json"}
 
     def write(number: int) -> None:
-        pace, end = Pace(FAST / len(NAMES)), time.monotonic() + seconds
+        pace, end = Speed(FAST / len(NAMES)), time.monotonic() + seconds
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
         while time.monotonic() < end:
-            body = {"name": NAMES[number], "text": lines(pace.octets // LINE, APPEND)}
+            body = {"name": NAMES[number], "text": lines(pace.octets // LINE_SIZE, APPEND)}
             connection.request("POST", f"/api/tasks/{TASK}/output", json.dumps(body), headers)
             answer = connection.getresponse()
             said = json.loads(answer.read())
@@ -231,19 +231,19 @@ class SlowSocket:
         self._socket = RawSocket(server.port)
         self._socket.upgrade({"Authorization": f"Bearer {server.token('u')}"})
         self._socket.ask({"type": "subscribe", "id": 1, "data": {"channels": [f"output:main/{TASK}"]}})
-        self._over = threading.Event()
+        self._ended = threading.Event()
         self._reading = threading.Thread(target=self._read)
         self._reading.start()
 
     def _read(self) -> None:
         try:
-            while not self._over.wait(0.1):
+            while not self._ended.wait(0.1):
                 self._socket.take(SLOW // 10)
         except (Closed, TimeoutError):
             return
 
     def end(self) -> None:
-        self._over.set()
+        self._ended.set()
         self._reading.join()
         self._socket.close()
 

@@ -56,20 +56,20 @@ class Writing:
         return sum(not read.closed or read.octets != self.written for read in self.readers)
 
 
-def of_this_tree(cluster: Cluster, lot: random.Random) -> Server:
+def of_this_tree(cluster: Cluster, chance: random.Random) -> Server:
     """Return a node that knows of outputs. Raises OSError where there is none now."""
     known = [node for node, program in zip(cluster.nodes, cluster.programs, strict=True) if program is None]
     if not known:
         raise OSError("all nodes are of an older version")
-    return lot.choice(known)
+    return chance.choice(known)
 
 
 async def write_and_read(
-    cluster: Cluster, books: Books, lot: random.Random, begun: asyncio.Event, stop: asyncio.Event
+    cluster: Cluster, books: Books, chance: random.Random, begun: asyncio.Event, stop: asyncio.Event
 ) -> None:
     """Have tasks write until it is told to stop, as `cluster.Companion` says; what is wrong is a fault in the books."""
     work = [
-        asyncio.create_task(_write_in_turn(cluster, books, random.Random(lot.random()), begun, stop))
+        asyncio.create_task(_write_in_turn(cluster, books, random.Random(chance.random()), begun, stop))
         for _ in range(TASKS)
     ]
     try:
@@ -86,21 +86,23 @@ async def write_and_read(
 
 
 async def _write_in_turn(
-    cluster: Cluster, books: Books, lot: random.Random, begun: asyncio.Event, stop: asyncio.Event
+    cluster: Cluster, books: Books, chance: random.Random, begun: asyncio.Event, stop: asyncio.Event
 ) -> None:
     """One task after the other."""
     while not stop.is_set():
         number = next(_numbers)
         writing = Writing(f"o{number}", f"w{number}", books.era)
-        await until_answered(cluster, books, lot, "tasks", {"taskId": writing.task, "userId": writing.user}, (201, 409))
+        await until_answered(
+            cluster, books, chance, "tasks", {"taskId": writing.task, "userId": writing.user}, (201, 409)
+        )
         begun.set()
         writing.readers = [ReadText() for _ in range(READERS)]
         reading = [
-            asyncio.create_task(_read(cluster, books, writing, read, random.Random(lot.random())))
+            asyncio.create_task(_read(cluster, books, writing, read, random.Random(chance.random())))
             for read in writing.readers
         ]
         try:
-            await _write(cluster, books, writing, lot, stop)
+            await _write(cluster, books, writing, chance, stop)
             # Of what is lost with Redis' data nobody can tell the end.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE if writing.is_whole(books) else 1.0):
@@ -125,12 +127,12 @@ def judge(books: Books, writing: Writing) -> None:
         books.outputs_read += 1
 
 
-async def _write(cluster: Cluster, books: Books, writing: Writing, lot: random.Random, stop: asyncio.Event) -> None:
+async def _write(cluster: Cluster, books: Books, writing: Writing, chance: random.Random, stop: asyncio.Event) -> None:
     """Write, tell of progress at any node now and then, and end."""
-    api = Api(lambda: of_this_tree(cluster, lot))
+    api = Api(lambda: of_this_tree(cluster, chance))
     place = f"tasks/{writing.task}"
-    for seq in range(lot.randint(*APPENDS)):
-        text = some_text(lot)
+    for seq in range(chance.randint(*APPENDS)):
+        text = some_text(chance)
         body = {"text": text, "producer": {"id": "w", "epoch": 0, "seq": seq}}
         status, said = await api.call(f"{place}/output", body)
         if not writing.is_whole(books):
@@ -143,34 +145,34 @@ async def _write(cluster: Cluster, books: Books, writing: Writing, lot: random.R
             return
         if seq % 10 == 9:
             progress = {"percentage": min(90, seq)}
-            await until_answered(cluster, books, lot, f"{place}/progress", progress, (200, 404))
+            await until_answered(cluster, books, chance, f"{place}/progress", progress, (200, 404))
         if stop.is_set():
             break
-        await asyncio.sleep(lot.expovariate(RATE))
-    await _end(cluster, books, writing, lot, api)
+        await asyncio.sleep(chance.expovariate(RATE))
+    await _end(cluster, books, writing, chance, api)
 
 
-async def _end(cluster: Cluster, books: Books, writing: Writing, lot: random.Random, api: Api) -> None:
+async def _end(cluster: Cluster, books: Books, writing: Writing, chance: random.Random, api: Api) -> None:
     """End the task: with a last append, or at any node without one. A repeat of an end that happened is a conflict."""
     place = f"tasks/{writing.task}/complete"
-    if lot.random() < 0.5:
-        status = await until_answered(cluster, books, lot, place, {}, (200, 404, 409))
+    if chance.random() < 0.5:
+        status = await until_answered(cluster, books, chance, place, {}, (200, 404, 409))
     else:
-        last = some_text(lot)
+        last = some_text(chance)
         status, _ = await api.call(place, {"output": {"text": last}})
         writing.written += last.encode()
     if status not in (200, 409) and writing.is_whole(books):
         books.faults.append(f"the end of {writing.task} was answered {status}")
 
 
-async def _read(cluster: Cluster, books: Books, writing: Writing, read: ReadText, lot: random.Random) -> None:
+async def _read(cluster: Cluster, books: Books, writing: Writing, read: ReadText, chance: random.Random) -> None:
     """Come, be cut, and come back at another node, until the end is read."""
     token = cluster.nodes[0].token(writing.user, iat=None, exp=int(time.time()) + 7 * 86400)
     while not read.closed:
         try:
-            server = of_this_tree(cluster, lot)
+            server = of_this_tree(cluster, chance)
             async with (
-                asyncio.timeout(lot.uniform(0.2, 5.0)),
+                asyncio.timeout(chance.uniform(0.2, 5.0)),
                 websockets.connect(server.ws_url, open_timeout=5, max_size=None) as socket,
             ):
                 await _follow(socket, writing, read, token)
@@ -179,7 +181,7 @@ async def _read(cluster: Cluster, books: Books, writing: Writing, read: ReadText
         except Differs as difference:
             books.faults.append(f"a reader of {writing.task}: {difference}")
             return
-        await asyncio.sleep(lot.uniform(0.05, 0.5))
+        await asyncio.sleep(chance.uniform(0.05, 0.5))
 
 
 async def _follow(socket: websockets.ClientConnection, writing: Writing, read: ReadText, token: str) -> None:

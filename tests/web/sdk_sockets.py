@@ -40,7 +40,7 @@ class SdkSocket:
     def __exit__(self, kind: type[BaseException] | None, value: object, traceback: TracebackType | None) -> None:
         self.close()
 
-    def say(self, *commands: dict[str, Any]) -> None:
+    def command(self, *commands: dict[str, Any]) -> None:
         """Send commands in one frame, or one request."""
         (payload,) = self._language.frames(list(commands))
         self.send(payload)
@@ -60,7 +60,7 @@ class SdkSocket:
         return said
 
     def ask(self, command: dict[str, Any]) -> Any:
-        self.say(command)
+        self.command(command)
         return self.reply(command["id"])
 
     def close(self) -> None:

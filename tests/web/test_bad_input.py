@@ -23,7 +23,7 @@ from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 
 from pushserver.config.checks import AuthSection, HeartbeatSection, RateLimitsSection, ServerSection
 from pushserver.core.channels import Rule, configured
-from pushserver.server import event_log
+from pushserver.server.repeats import SHOWN
 from pushserver.web import port
 from tests.harness import ROOT
 from tests.inside import Inside, running, token
@@ -857,7 +857,7 @@ async def test_row(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         # Refusals and closes are written down by name and summed up; of anything else there is one line at most.
         named = [event["event"] for event in events if "event" in event]
         assert len(events) - len(named) <= 1, events
-        assert max(Counter(named).values(), default=0) <= 2 * event_log.SHOWN, events
+        assert max(Counter(named).values(), default=0) <= 2 * SHOWN, events
         with logged() as events:
             await deferToThread(_leave_within, server, sent)
             await server.empty()

@@ -202,7 +202,7 @@ def outcome(client: SdkSocket, id: int) -> str:
 
 
 def sign_in(client: SdkSocket) -> SdkSocket:
-    client.say(signed(connect({})))
+    client.command(signed(connect({})))
     assert "connect" in client.reply(1)
     return client
 
@@ -287,7 +287,7 @@ def _(server: Inside, transport: str) -> str:
 @story("a repeated id")
 def _(server: Inside, transport: str) -> str:
     with TRANSPORTS[transport](server.port) as client:
-        sign_in(client).say({"id": 2, "ping": {}}, {"id": 2, "ping": {}})
+        sign_in(client).command({"id": 2, "ping": {}}, {"id": 2, "ping": {}})
         assert [client.reply(2), client.reply(2)] == [{"id": 2, "ping": {}}] * 2
         return "answered once more"
 
@@ -307,7 +307,7 @@ def _(server: Inside, transport: str) -> str:
 def _(server: Inside, transport: str) -> str:
     ids = range(2, 10_002)
     with TRANSPORTS[transport](server.port) as client:
-        sign_in(client).say(*({"id": id, "ping": {}} for id in ids))
+        sign_in(client).command(*({"id": id, "ping": {}} for id in ids))
         assert [client.next()["id"] for _ in ids] == [*ids]
         return "carried out in order"
 
@@ -418,12 +418,12 @@ def _(server: Inside, transport: str) -> str:
             assert call(server.port, "POST", "/api/publish", body)[0] == 200, n
         (connection,) = server.service.node.hub.connections.values()
         large = [{"id": 2 + n, "history": {"channel": "kept:a", "limit": -1}} for n in range(LARGE)]
-        client.say(*large)
+        client.command(*large)
         wait_until(lambda: connection.outbox.stalled)
         ids = range(100, 100 + 2 * MAX_WAITING)
         if transport not in STREAMS:
             for id in ids:
-                client.say({"id": id, "ping": {}})
+                client.command({"id": id, "ping": {}})
             wait_until(lambda: connection.line._paused)
             assert [client.reply(id) for id in ids] == [{"id": id, "ping": {}} for id in ids]
             return "the socket is not read meanwhile"
@@ -436,7 +436,7 @@ def say_until_refused(client: SdkSocket) -> tuple[int, str]:
     taken = 0
     while True:
         try:
-            client.say({"id": 100 + taken, "ping": {}})
+            client.command({"id": 100 + taken, "ping": {}})
         except Ended as refused:
             return taken, str(refused)
         taken += 1
@@ -448,11 +448,11 @@ def _(server: Inside, transport: str) -> str:
         # The subscription is at the beginning, and counts as no message.
         sign_in(client).ask({"id": 2, "subscribe": {"channel": "kept:a"}})
         pings = [{"id": id, "ping": {}} for id in range(3, 8)]
-        client.say(*pings, {"id": 8, "unsubscribe": {"channel": "kept:a"}})
+        client.command(*pings, {"id": 8, "unsubscribe": {"channel": "kept:a"}})
         *taken, refused, ended = [outcome(client, id) for id in range(3, 9)]
         assert (taken, ended) == (["ping"] * 4, "unsubscribe")
         # Two of these were counted already.
-        client.say(*({"id": id, "ping": {}} for id in range(9, 200)))
+        client.command(*({"id": id, "ping": {}} for id in range(9, 200)))
         assert [outcome(client, id) for id in range(9, 107)] == [refused] * 98
         return f"{refused}, but `unsubscribe`, which is carried out; 100 in a row: {client_end(client)}"
 
@@ -470,7 +470,7 @@ def _(server: Inside, transport: str) -> str:
         sign_in(client)
         subscriptions = [{"id": 2 + n, "subscribe": {"channel": "nowhere:a"}} for n in range(20)]
         histories = [{"id": 22 + n, "history": {"channel": "nowhere:a", "limit": 1}} for n in range(12)]
-        client.say(*subscriptions, *histories)
+        client.command(*subscriptions, *histories)
         assert {outcome(client, id) for id in range(2, 32)} == {"error 102"}
         return until_end(client)
 
@@ -614,7 +614,7 @@ def visit(server: Inside, transport: str) -> None:
     channel, newer = {"channel": "$docs:1"}, {"channel": "$docs:1", "exp": 1_800}
     with TRANSPORTS[transport](server.port) as client:
         hello = {"id": 1, "connect": {"headers": {"authorization": f"Bearer {sign()}"}, "data": {"session": True}}}
-        client.say(hello)
+        client.command(hello)
         assert "connect" in client.reply(1)
         commands = [
             {"id": 2, "subscribe": {"channel": "$docs:1", "token": channel}},

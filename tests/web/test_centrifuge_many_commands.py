@@ -82,7 +82,7 @@ def test_nobody_else_waits_for_them(server: Server, honest: Honest, transport: s
         while len(waits) < PINGS:
             ids = range(first, first + MANY)
             began = time.monotonic()
-            ann.say(*({"id": id, **KINDS[kind](id)} for id in ids))
+            ann.command(*({"id": id, **KINDS[kind](id)} for id in ids))
             assert [ann.reply(id)["id"] for id in ids] == [*ids]
             took.append(time.monotonic() - began)
             first += MANY

@@ -26,7 +26,7 @@ from tests.web.test_output_refusals import APPENDS, BIG, CONFIG, KIB, READS, App
 pytestmark = pytest.mark.full
 
 
-class Place(NamedTuple):
+class Setting(NamedTuple):
     """A server that is prepared as the rows say, and its Redis, if it has one."""
 
     server: Server
@@ -34,7 +34,7 @@ class Place(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=["embedded", "redis"])
-def place(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Place]:
+def place(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Setting]:
     folder = tmp_path_factory.mktemp("doors")
     store, options = None, ()
     if request.param == "redis":
@@ -46,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
             for method, params in preparation():
                 reply = batch(server, json.dumps({"method": method, "params": params}).encode())
                 assert "error" not in reply, reply
-            yield Place(server, None if store is None else redis.Redis(unix_socket_path=store.path))
+            yield Setting(server, None if store is None else redis.Redis(unix_socket_path=store.path))
         finally:
             server.stop()
     finally:
@@ -71,7 +71,7 @@ def unchanged(server: Server) -> None:
     assert server.api("GET", "/api/tasks/writing/output?name=rows").body["items"] == [1]
 
 
-def test_what_cannot_be_appended_is_refused_over_http_and_by_the_publisher(place: Place) -> None:
+def test_what_cannot_be_appended_is_refused_over_http_and_by_the_publisher(place: Setting) -> None:
     server = place.server
     with Publisher(server.url, api_key=server.api_key) as publisher:
         for row in APPENDS:
@@ -94,7 +94,7 @@ def test_what_cannot_be_appended_is_refused_over_http_and_by_the_publisher(place
     unchanged(server)
 
 
-def test_what_cannot_be_appended_from_redis_is_a_dead_entry(place: Place) -> None:
+def test_what_cannot_be_appended_from_redis_is_a_dead_entry(place: Setting) -> None:
     if place.redis is None:
         assert "redis" not in place.server.log
         return
@@ -165,7 +165,7 @@ def subscribed(server: Server, user: str, row: Read, epoch: str) -> list[tuple[s
     return found
 
 
-def test_where_nothing_can_be_read_from_is_answered_alike_over_each_door(place: Place) -> None:
+def test_where_nothing_can_be_read_from_is_answered_alike_over_each_door(place: Setting) -> None:
     server = place.server
     for row in READS:
         refused, _, as_channel = row.code.partition(", as a channel ")
@@ -193,7 +193,7 @@ def test_where_nothing_can_be_read_from_is_answered_alike_over_each_door(place: 
 WORDS = "a\0\x1b[2J\x07\u202e\r\n\ufeff三\ud83d"
 
 
-def test_the_publisher_fails_no_job_whatever_it_writes(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_publisher_fails_no_job_whatever_it_writes(place: Setting, caplog: pytest.LogCaptureFixture) -> None:
     server, task_id = place.server, "published"
     with caplog.at_level(logging.WARNING), Publisher(server.url, api_key=server.api_key) as publisher:
         with publisher.task(user_id="ann", task_id=task_id) as task:
@@ -234,7 +234,7 @@ def pushctl(server: Server, *words: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60, check=False)
 
 
-def test_pushctl_says_what_is_wrong_and_prints_what_was_written(place: Place) -> None:
+def test_pushctl_says_what_is_wrong_and_prints_what_was_written(place: Setting) -> None:
     server = place.server
     for words, code in ((("unknown",), b"no such task"), (("reading", "--name", "Main"), b"name of an output")):
         for more in ((), ("--follow",)):
@@ -252,7 +252,7 @@ def test_pushctl_says_what_is_wrong_and_prints_what_was_written(place: Place) ->
     assert (done.returncode, done.stdout) == (0, b"")
 
 
-def test_a_position_that_is_no_number_is_refused_and_one_far_beyond_begins_anew(place: Place) -> None:
+def test_a_position_that_is_no_number_is_refused_and_one_far_beyond_begins_anew(place: Setting) -> None:
     server = place.server
     epoch = server.api("GET", "/api/tasks/reading/output").body["epoch"]
     for offset in ("-1", "1.5", "x", "", "%D9%A3", 10**30):

@@ -468,13 +468,13 @@ class WebhookSender:
         outcome = await self._attempt(attempt, entry.event, entry.body)
         async with lane.lock:
             if lane.held is None:
-                await self._settle(lane, entry, outcome)
+                await self._take_outcome(lane, entry, outcome)
                 return
         # The store has held it since it hung.
-        if await self._settle_held(lane, entry.event, entry.body, outcome):
+        if await self._take_outcome_held(lane, entry.event, entry.body, outcome):
             await self._send_held(lane, attempt)
 
-    async def _settle(self, lane: _Lane, entry: _Entry, outcome: AttemptResult) -> None:
+    async def _take_outcome(self, lane: _Lane, entry: _Entry, outcome: AttemptResult) -> None:
         """The first event of a lane was tried that nothing is held of. Its lock is held."""
         due = None if outcome.taken else self._next(entry.event, 1, outcome)
         if due is not None:
@@ -505,10 +505,10 @@ class WebhookSender:
                 await self._release(lane, stored.id, None)
                 continue
             outcome = await self._attempt(attempt, event, stored.body)
-            if not await self._settle_held(lane, event, stored.body, outcome):
+            if not await self._take_outcome_held(lane, event, stored.body, outcome):
                 return
 
-    async def _settle_held(self, lane: _Lane, event: Event, body: bytes, outcome: AttemptResult) -> bool:
+    async def _take_outcome_held(self, lane: _Lane, event: Event, body: bytes, outcome: AttemptResult) -> bool:
         """The first event that is held of a subject was tried. Return whether the next one may follow."""
         assert lane.held is not None
         failures = lane.held.failures + 1

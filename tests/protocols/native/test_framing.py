@@ -27,7 +27,7 @@ def publication(text: str) -> Publication:
 
 
 @pytest.mark.parametrize("window", [9, 12, 15])
-@pytest.mark.parametrize("size", [200, 5_000, 300_000])
+@pytest.mark.parametrize("size", [200, 5_000, 100_000])
 def test_a_compressed_frame_says_the_same_as_a_plain_one(window: int, size: int) -> None:
     payload = (b"0123456789" * size)[:size]
     assert inflated(Deflated(window, 100).text(payload), window) == payload
