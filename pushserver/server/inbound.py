@@ -182,8 +182,6 @@ class Inbound:
         """Handle what waits, until something has to be waited for."""
         connection, outbox = self._connection, self._connection.outbox
         began = -1.0
-        # What many commands of one frame are answered leaves together.
-        corked = self._queue is not None and len(self._queue) > 1 and outbox.cork()
         self._running = True
         try:
             while self._current is None and connection.open:
@@ -207,8 +205,6 @@ class Inbound:
                     self._carry_out(item)
         finally:
             self._running = False
-            if corked:
-                outbox.uncork()
         if self._paused or self._queue is not None:
             self._balance()
 

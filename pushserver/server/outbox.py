@@ -151,16 +151,11 @@ class Outbox:
         elif not self._direct:
             self._transport.write(frame)
 
-    def cork(self) -> bool:
-        """Keep frames back until `uncork`, so that they leave together. Within one turn of the reactor only.
-
-        Return False where they do not leave at once anyway, or are kept back already: who did that lets them go.
-        """
-        if self.stalled or self._closed or self._corked is not None:
-            return False
-        self._corked = []
-        self.direct_socket = None
-        return True
+    def cork(self) -> None:
+        """Keep frames back until `uncork`, so that they leave together. Within one turn of the reactor only."""
+        if not self.stalled and not self._closed:
+            self._corked = []
+            self.direct_socket = None
 
     def uncork(self) -> None:
         corked, self._corked = self._corked, None
@@ -241,8 +236,6 @@ class Outbox:
     def drained(self) -> Deferred[None]:
         """Fires when nothing waits any more (or the connection is gone): whoever makes replay or replies waits here."""
         waiter: Deferred[None] = Deferred()
-        # Whether the socket takes what was kept back shows only now.
-        self.uncork()
         if not self.stalled or self._closed:
             waiter.callback(None)
         else:

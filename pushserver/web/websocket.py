@@ -132,7 +132,8 @@ class WebSocketDoor(AutobahnReader):
                 payloads, at = rfc6455.take_messages(data, at, opcode, limit, AT_ONCE)
             if payloads:
                 if not corked and outbox is not None and (at < end or len(payloads) > 1):
-                    corked = outbox.cork()
+                    corked = True
+                    outbox.cork()
                 self._receive(payloads)
             else:
                 at = self.read(data, at)

@@ -282,27 +282,6 @@ def test_corked_answers_leave_in_one_call() -> None:
     assert wire.frames == [b"pong\n"] * 10
 
 
-def test_who_corks_within_a_cork_leaves_it_as_it_is() -> None:
-    wire = Wire([])
-    assert wire.outbox.cork()
-    wire.outbox.write(b"first\n")
-    assert not wire.outbox.cork()
-    wire.outbox.write(b"second\n")
-    wire.outbox.uncork()
-    assert (wire.kernel.calls, wire.frames) == (1, [b"first\n", b"second\n"])
-
-
-def test_who_waits_for_the_socket_waits_for_what_was_kept_back_too() -> None:
-    wire = Wire([3, 0])
-    wire.outbox.cork()
-    wire.outbox.write(b"frame\n")
-    drained = wire.outbox.drained()
-    assert not drained.called
-    wire.drain()
-    assert drained.called
-    assert wire.frames == [b"frame\n"]
-
-
 def test_a_drained_socket_has_moved() -> None:
     wire = Wire([3, 0])
     wire.outbox.write(b"frame\n")

@@ -173,22 +173,6 @@ async def test_a_frame_of_many_commands_leaves_others_their_turn(
     assert [m["id"] for m in ann.all][-200:] == [*range(1_000, 1_200)]
 
 
-async def test_answers_to_one_frame_leave_together(
-    place: LocalNode, language: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ann = Sdk(place, language)
-    await ann.connect("ann")
-    written: list[bytes] = []
-    monkeypatch.setattr(ann.socket, "write", written.append)
-    ann.send(*({"id": id, "ping": {}} for id in range(1_000, 1_010)))
-    (together,) = written
-    assert [m["id"] for m in language.read(together)] == [*range(1_000, 1_010)]
-    # Also the last word.
-    ann.send({"id": 1_010, "ping": {}}, {"send": {"data": 1}})
-    assert [m["id"] for m in language.read(written[1])] == [1_010]
-    assert ann.closed == NO_MESSAGES
-
-
 async def test_a_second_connect_is_a_close(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
     await ann.connect("ann")
