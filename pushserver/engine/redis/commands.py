@@ -81,6 +81,8 @@ class RedisCommands:
         self.skew = 0
         #: how many writes of this generation this node knows of
         self.writes = 0
+        #: whether the data had a mark of the process when this node attached
+        self._marked = False
         self._secret: bytes | None = None
         #: the version that a new state of a task has at least
         self.lowest_version = 1
@@ -170,7 +172,9 @@ class RedisCommands:
                 raise Unavailable(str(result.value))
         attach = self._scripts["attach"]
         fresh = (_token(), secrets.token_bytes(32), self.generation, move, self.writes, "evicts" if self.evicts else "")
-        reply = protocol.send(limit, "EVALSHA", attach.digest, 1, self._names.server, info["run_id"], *fresh, FORMAT)
+        reply = protocol.send(
+            limit, "EVALSHA", attach.digest, 1, self._names.server, info["run_id"], *fresh, FORMAT, int(self._marked)
+        )
         try:
             found, *others = await reply
         except Refusal as error:
@@ -181,7 +185,8 @@ class RedisCommands:
                 f"the data under {self._names.prefix!r} is of format {said!r}, to be read by {reader!r} and later:"
                 f" this version is {FORMAT}"
             )
-        self._secret, lowest, writes = others
+        self._secret, lowest, writes, marked = others
+        self._marked = marked == 1
         generation, self.lowest_version = found.decode(), int(lowest)
         if generation == self.generation:
             self.writes = max(self.writes, writes)
