@@ -55,7 +55,7 @@ class Run:
         self._trace = trace
         self.world = World(plan.seed)
         self.network = Network(self.world)
-        self.history = History(self.world)
+        self.history = History(lambda: self.world.now * 1000)
         self.disk = Disk(self.world)
         self.world.replaced += self.disk.governed()
         #: by node: where its store lies now, and how often it has begun
