@@ -131,8 +131,6 @@ _REPLIES: Final[dict[str, str]] = {
 }
 #: What the parts of scripts reply in their place.
 _REFUSALS: Final[dict[str, str]] = {"epoch": "generation:", "write": "fence:|duplicate:bi", "webhook": "fence:"}
-#: Behind the word of a script that checks the generation: how many writes the data knows of, and what it noticed.
-_CHECKED: Final = re.compile(rb"ok \d+( \S+)*")
 
 
 class _Kinds(dict[type, str]):
@@ -161,11 +159,12 @@ class Script:
         """Return whether a reply has one of the shapes of this script's."""
         if type(reply) is not list or not reply or type(reply[0]) is not bytes:
             return False
-        word, space, _ = reply[0].partition(b" ")
+        word, *more = reply[0].split(b" ")
+        # Who checks the generation says how many writes the data knows of, and which keys it noticed.
         if self._checks and word == b"ok":
-            if _CHECKED.fullmatch(reply[0]) is None:
+            if not (more and more[0].isdigit() and all(more)):
                 return False
-        elif space:
+        elif more:
             return False
         kinds = "".join(map(_KINDS.__getitem__, map(type, reply[1:])))
         return self._replies.fullmatch(f"{word.decode('latin-1')}:{kinds}") is not None
