@@ -195,11 +195,13 @@ async def evict(nodes: Cluster, books: Books, lot: random.Random) -> None:
     reader, writer = await asyncio.open_unix_connection(nodes.redis.path)
     try:
         writer.write(encoded("SUBSCRIBE", "__keyevent@0__:evicted"))
+        replies = hiredis.Reader(encoding="utf-8")
+        await _until(reader, replies, "subscribe")
         await asyncio.to_thread(command, "CONFIG", "SET", "maxmemory", str(int(int(info["used_memory"]) * 0.97)))
         await asyncio.sleep(1.0)
         await asyncio.to_thread(command, "CONFIG", "SET", "maxmemory", "0")
         writer.write(encoded("UNSUBSCRIBE"))
-        gone = await _evicted(reader)
+        gone = await _until(reader, replies, "unsubscribe")
     finally:
         writer.close()
     books.lose(keys=gone)
@@ -207,13 +209,16 @@ async def evict(nodes: Cluster, books: Books, lot: random.Random) -> None:
         books.faults.append("Redis evicted nothing")
 
 
-async def _evicted(reader: asyncio.StreamReader) -> set[str]:
-    """Return the keys of which a subscriber was told, until it unsubscribed."""
-    replies, gone = hiredis.Reader(encoding="utf-8"), set()
+async def _until(reader: asyncio.StreamReader, replies: hiredis.Reader, last: str) -> set[str]:
+    """Return the keys of which a subscriber is told, up to this answer."""
+    gone: set[str] = set()
     while True:
-        replies.feed(await reader.read(1 << 16))
+        octets = await reader.read(1 << 16)
+        if not octets:
+            raise ConnectionError("Redis ended the subscription")
+        replies.feed(octets)
         while (reply := replies.gets()) is not False:
-            if reply[0] == "unsubscribe":
+            if reply[0] == last:
                 return gone
             if reply[0] == "message":
                 gone.add(reply[2])
