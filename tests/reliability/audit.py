@@ -19,13 +19,18 @@ import websockets
 
 from tests.harness import Server
 from tests.loopback import source
+from tests.reliability.record import DeviceRecord, Record, what_of
 
 HISTORY_CHANNEL = "log:all"
 
 #: An inbox and a history that hold whatever one round can write: what is lost is then lost by a fault.
-CONFIG = """
+#: Where presence is read in the end: of nobody.
+ROOM = "live:all"
+INBOX = 100_000
+
+CONFIG = f"""
 [inbox]
-max_messages = 100000
+max_messages = {INBOX}
 [rate_limits]
 messages_per_second = 0
 [[namespaces]]
@@ -33,6 +38,10 @@ name = "log"
 subscribe = "authenticated"
 history_size = 100000
 history_ttl = "1h"
+[[namespaces]]
+name = "live"
+subscribe = "authenticated"
+presence = true
 """
 
 
@@ -53,6 +62,7 @@ class Books:
     finished: set[str] = field(default_factory=set)
     seen_finished: set[str] = field(default_factory=set)
     faults: list[str] = field(default_factory=list)
+    history: Record = field(default_factory=Record)
 
     def table(self) -> dict[str, int]:
         answered = sum(map(len, self.answered.values()))
@@ -71,10 +81,11 @@ class Books:
 
 
 class Api:
-    """Calls of the server's API, each repeated until it is answered."""
+    """Calls of the server's API, each repeated until it is answered; a history has them all."""
 
-    def __init__(self, server: Callable[[], Server]) -> None:
+    def __init__(self, server: Callable[[], Server], history: Record | None = None) -> None:
         self._server = server
+        self._history = history
 
     def _once(self, path: str, body: Any) -> tuple[int, Any]:
         server = self._server()
@@ -89,11 +100,16 @@ class Api:
 
     async def call(self, path: str, body: Any) -> tuple[int, Any]:
         while True:
+            call = 0 if self._history is None else self._history.call("publisher", "node", what_of(path), body)
             try:
                 status, said = await asyncio.to_thread(self._once, path, body)
-            except (OSError, http.client.HTTPException, ValueError):
+            except (OSError, http.client.HTTPException, ValueError) as problem:
+                if self._history is not None:
+                    self._history.unknown(call, repr(problem))
                 await asyncio.sleep(0.02)
                 continue
+            if self._history is not None:
+                self._history.answered(call, status, said)
             if status != 503:
                 return status, said
             await asyncio.sleep(0.02)
@@ -157,6 +173,8 @@ class Client:
         self._token = server().token(user)
         self._positions: dict[str, dict[str, Any]] = {}
         self._seen: set[str] = set()
+        self.connected = False
+        self.record = DeviceRecord(books.history, user, (HISTORY_CHANNEL,), acks=True)
 
     async def run(self) -> None:
         while True:
@@ -164,8 +182,11 @@ class Client:
                 async with websockets.connect(
                     self._server().ws_url, local_addr=(source(self._user), 0), open_timeout=5, max_size=None
                 ) as socket:
+                    self.record.opened("node")
                     await self._converse(socket)
             except (OSError, websockets.WebSocketException, TimeoutError):
+                self.record.lost()
+                self.connected = False
                 await asyncio.sleep(0.02 + random.random() * 0.05)
 
     async def _converse(self, socket: Any) -> None:
@@ -180,9 +201,16 @@ class Client:
         async for text in socket:
             message = json.loads(text)
             kind = message["type"]
-            if kind == "subscription_success":
+            if kind == "auth_success":
+                self.record.signed_in(positions, message["data"].get("results", {}), message["data"])
+            elif kind == "subscription_success":
+                self.connected = True
+                given = {HISTORY_CHANNEL: wanted["since"]} if "since" in wanted else {}
+                self.record.subscribed(given, message["data"])
                 self._subscribed(message["data"]["results"][HISTORY_CHANNEL], "since" in wanted)
-            elif kind in ("inbox_overflow", "resync"):
+                continue
+            self.record.received(message)
+            if kind in ("inbox_overflow", "resync"):
                 self._books.announcements += 1
             elif kind == "error":
                 self._books.faults.append(f"{self._user} was told {message['data']}")
@@ -239,3 +267,11 @@ def check(books: Books, first: dict[str, int]) -> None:
         wanted = {i for i, offset in books.history_answered.items() if offset > followed}
         assert wanted <= set(ids), f"{user} misses {sorted(wanted - set(ids))[:5]} of the history"
     assert books.finished <= books.seen_finished, sorted(books.finished - books.seen_finished)[:5]
+
+
+def on_answer(server: Server, books: Books, clients: list[Client]) -> list[str]:
+    """Read everything, when all has come; return what the history breaks, which is left beside the server's files."""
+    books.history.read_all(server, books.received, [HISTORY_CHANNEL], ROOM)
+    for client in clients:
+        client.record.ended(client.connected)
+    return books.history.judge(server.state_dir.parent / "history.jsonl")

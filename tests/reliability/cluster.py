@@ -21,22 +21,26 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import websockets
 
 from tests.engine.redis.servers import RedisServer
 from tests.harness import Server, free_port, start
 from tests.loopback import source
+from tests.reliability.record import DeviceRecord, Record, what_of
 
 HISTORY_CHANNEL = "log:all"
 LIVE_CHANNEL = "live:all"
 
-CONFIG = """
+#: So many messages an inbox holds: more than any run sends.
+INBOX = 100_000
+
+CONFIG = f"""
 [server]
 shutdown_drain = "1s"
 [inbox]
-max_messages = 100000
+max_messages = {INBOX}
 [rate_limits]
 messages_per_second = 0
 [engine]
@@ -104,6 +108,14 @@ class Books:
     #: outputs of tasks that all of their readers had to the end, and those that went with Redis' data
     outputs_read: int = 0
     outputs_lost: int = 0
+    history: Record = field(default_factory=Record)
+    #: what the checker found in the history
+    violations: list[str] = field(default_factory=list)
+
+    def lose(self, since: float = 0.0, keys: Collection[str] | None = None) -> None:
+        """What was written since this moment, ms of the history, is gone; with ``keys``, of these alone."""
+        self.era += 1
+        self.history.note("data_lost", since=round(since, 3), **({} if keys is None else {"keys": sorted(keys)}))
 
     def lost(self) -> tuple[int, int]:
         """How many answered inbox messages are missing on a device, and how many went with Redis' data."""
@@ -131,6 +143,7 @@ class Books:
             "ends of tasks never came, or the task was forgotten": self.lost_tasks(),
             "states of tasks came after newer ones": self.backwards,
             "faults": self.faults,
+            "promises broken by the history": self.violations,
         }
         lines = []
         for what, found in kinds.items():
@@ -144,6 +157,7 @@ class Books:
         missing, excused = self.lost()
         return {
             "faults": dict(sorted(self.done.items())),
+            "lines of the history": len(self.history.lines),
             "inbox messages answered": sum(map(len, self.answered.values())),
             "devices": len(self.received),
             "inbox messages delivered": sum(map(len, self.received.values())),
@@ -171,13 +185,17 @@ class Cluster:
     """The nodes and their Redis. ``programs``: for each node the folder of its programs; None: those that run this.
 
     Attributes:
+        config: the text of each server's configuration file.
         options: of each server.
         workers: how many processes of a server are nodes, each for itself.
+        publishers: by what the package's publisher speaks to the servers: ``http``, or ``redis`` through the stream.
         ingests: whether what is left in the ingest stream is as durable as what a node answers.
     """
 
+    config = CONFIG
     options: Sequence[str] = ()
     workers = 1
+    publishers: Sequence[str] = ("http", "redis")
     ingests = True
 
     def __init__(self, place: Path, programs: Sequence[Path | None]) -> None:
@@ -205,6 +223,10 @@ class Cluster:
         """Return what a node's environment has besides."""
         return {}
 
+    def redis_url(self, number: int) -> str:
+        """Return where a node finds Redis."""
+        return self.redis.url
+
     def logs(self) -> Iterator[tuple[int, str]]:
         """Yield the number of each node, and its log."""
         for number, each in enumerate(self._places):
@@ -214,10 +236,10 @@ class Cluster:
         return start(
             self._places[number],
             "--redis",
-            self.redis.url,
+            self.redis_url(number),
             *self.options,
             env=self.environment(number),
-            config=CONFIG,
+            config=self.config,
             port=self._ports[number],
             secret=self.secret,
             api_key=self.api_key,
@@ -243,6 +265,9 @@ class Client:
         device: the user, or the user/and something.
     """
 
+    #: what the history says of it besides
+    kind: ClassVar[dict[str, Any]] = {}
+
     def __init__(self, cluster: Cluster, books: Books, device: str, chance: random.Random, acks: bool = True) -> None:
         self._cluster = cluster
         self._books = books
@@ -260,6 +285,7 @@ class Client:
         #: of the node that it is connected to, or was last
         self._program: Path | None = None
         self.connected = False
+        self.record = DeviceRecord(books.history, device, (HISTORY_CHANNEL, LIVE_CHANNEL), acks, **self.kind)
 
     async def run(self) -> None:
         while True:
@@ -269,7 +295,9 @@ class Client:
                 await self._visit(node)
             except (OSError, EOFError, websockets.WebSocketException, TimeoutError):
                 pass
-            self.connected = False
+            finally:
+                self.record.lost()
+                self.connected = False
             self._books.returns += 1
             await asyncio.sleep(0.1 + self._chance.random() * 0.9)
 
@@ -279,6 +307,7 @@ class Client:
             node.ws_url, local_addr=(self._address, 0), open_timeout=5, ping_interval=None, compression=None,
             max_size=None,
         ) as socket:  # fmt: skip
+            self.record.opened(str(node.port))
             await self._converse(socket)
 
     async def _converse(self, socket: Any) -> None:
@@ -291,8 +320,12 @@ class Client:
         async for text in socket:
             message = json.loads(text)
             kind = message["type"]
-            if kind == "subscription_success":
+            if kind == "auth_success":
+                data = message["data"]
+                self.record.signed_in(positions, data.get("results", {}), data)
+            elif kind == "subscription_success":
                 since = self._asked.pop(message["id"])
+                self.record.subscribed({} if since is None else {HISTORY_CHANNEL: since}, message["data"])
                 if HISTORY_CHANNEL in message["data"]["results"]:
                     self._subscribed(message["data"]["results"][HISTORY_CHANNEL], since)
                 if message["data"]["rejected"]:
@@ -301,6 +334,7 @@ class Client:
                 else:
                     self.connected = True
             elif kind == "resync":
+                self.record.received(message)
                 self._books.announcements += 1
                 if message["data"]["channel"] == HISTORY_CHANNEL:
                     self._positions.pop(HISTORY_CHANNEL, None)
@@ -342,8 +376,10 @@ class Client:
             self._note(self._books.gaps, f"{self._user}: {before} then {offset} {epoch}")
         self._positions[HISTORY_CHANNEL] = {"offset": offset, "epoch": epoch}
 
-    def _take(self, message: dict[str, Any]) -> bool:
-        """Something came that answers nothing. Return whether it is of the inbox."""
+    def _take(self, message: dict[str, Any], **more: Any) -> bool:
+        """Something came that answers nothing; ``more`` is what the history says of it besides. Return whether it is of
+        the inbox."""
+        self.record.received(message, **more)
         kind, channel, own = message["type"], message.get("channel"), f"user:{self._user}"
         if kind in TASK_EVENTS:
             self._task(kind, message["data"])
@@ -384,14 +420,13 @@ class Client:
         self._seen.add(message_id)
 
 
-def _post(node: Server, path: str, body: Any) -> int:
+def _post(node: Server, path: str, body: Any) -> tuple[int, Any]:
     connection = http.client.HTTPConnection("127.0.0.1", node.port, timeout=10)
     try:
         headers = {"X-API-Key": node.api_key, "Content-Type": "application/json"}
         connection.request("POST", f"/api/{path}", json.dumps(body), headers)
         response = connection.getresponse()
-        response.read()
-        return response.status
+        return response.status, json.loads(response.read())
     finally:
         connection.close()
 
@@ -402,11 +437,14 @@ async def until_answered(
     """Repeat a call, on any node, until it is answered; return the status. One that is not expected is a fault."""
     while True:
         node = chance.choice(cluster.nodes)
+        call = books.history.call("publisher", str(node.port), what_of(path), body)
         try:
-            status = await asyncio.to_thread(_post, node, path, body)
-        except (OSError, http.client.HTTPException):
+            status, answer = await asyncio.to_thread(_post, node, path, body)
+        except (OSError, http.client.HTTPException, ValueError) as problem:
+            books.history.unknown(call, repr(problem))
             await asyncio.sleep(0.05)
             continue
+        books.history.answered(call, status, answer)
         if status != 503:
             if status not in expected:
                 books.faults.append(f"{path} answered {status}")
@@ -438,16 +476,21 @@ async def ingest(cluster: Cluster, books: Books, users: list[str], chance: rando
         user, message_id = chance.choice(users), f"i{next(_numbers)}"
         command = {"method": "notify", "params": {"userId": user, "data": {}, "messageId": message_id}}
         era = books.era
+        call = books.history.call("publisher", "redis", "entry", command["params"])
         try:
             said = await asyncio.to_thread(
                 cluster.redis.command, "XADD", "push:ingest", "*", "cmd", json.dumps(command)
             )
             await asyncio.to_thread(cluster.redis.command, "PUBLISH", f"push:pub:{LIVE_CHANNEL}", '{"data":{}}')
-        except OSError:
+        except OSError as problem:
+            books.history.unknown(call, repr(problem))
             await asyncio.sleep(0.1)
             continue
         if said.startswith("$"):
             books.answered.setdefault(user, {})[message_id] = era
+            books.history.done(call, {"entry": said.split()[1]})
+        else:
+            books.history.refused(call, said)
         await asyncio.sleep(0.05)
 
 
@@ -508,7 +551,7 @@ async def restart_redis_empty(cluster: Cluster, books: Books, chance: random.Ran
         if path.suffix in (".aof", ".rdb", ".manifest"):
             path.unlink()
     # What was answered by the Redis that is gone went with it.
-    books.era += 1
+    books.lose()
     await asyncio.sleep(chance.uniform(0.1, 0.5))
     await asyncio.to_thread(cluster.redis.start)
 
@@ -591,6 +634,8 @@ async def run(
     everyone = [Client(cluster, books, user, random.Random(f"{seed}{user}")) for user in users]
     for number, user in enumerate(users[:second_devices]):
         everyone.append(devices[number % len(devices)](cluster, books, user, seed))
+    nodes = len(programs) * kind.workers
+    books.history.begin(seed, nodes, [each.record for each in everyone], INBOX, LIVE_CHANNEL)
     running = [asyncio.create_task(each.run()) for each in everyone]
     publishers: list[asyncio.Task[None]] = []
     try:
@@ -614,10 +659,12 @@ async def run(
         for name, step in steps(chance):
             if loop.time() >= end and sum(books.done.values()) >= least:
                 break
+            books.history.note("fault", fault=name)
             await step(cluster, books, chance)
             books.done[name] = books.done.get(name, 0) + 1
             await asyncio.sleep(chance.uniform(1.0, 3.0))
         stop.set()
+        books.history.note("mended")
         async with asyncio.timeout(120):
             await asyncio.gather(*publishers)
         with contextlib.suppress(TimeoutError):
@@ -626,12 +673,21 @@ async def run(
                     await asyncio.sleep(0.1)
         connections = {user: 1 + (number < second_devices) for number, user in enumerate(users)}
         books.faults += await _disagreement(cluster, connections)
-        books.faults += [f"node {number} logged a traceback: {text}" for number, text in _tracebacks(cluster)]
+        for number, text in _tracebacks(cluster):
+            books.faults.append(f"node {number} logged a traceback: {text}")
+            books.history.note("failure", node=str(number), text=text)
+        node = chance.choice(cluster.nodes)
+        await asyncio.to_thread(books.history.read_all, node, users, [HISTORY_CHANNEL], LIVE_CHANNEL)
+        for each in everyone:
+            each.record.ended(each.connected)
     finally:
         for task in (*running, *publishers):
             task.cancel()
         await asyncio.gather(*running, *publishers, return_exceptions=True)
         await asyncio.to_thread(cluster.stop)
+    if not any(programs):
+        # What an older version may do is another matter.
+        books.violations = await asyncio.to_thread(books.history.judge, place / "history.jsonl")
     return books
 
 

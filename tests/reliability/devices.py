@@ -9,8 +9,9 @@ import random
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
+from pushserver.publisher import Publisher, PublishUnavailable
 from tests.harness import Server
 from tests.matrix import environment
 from tests.matrix.players import Program, node_program, python_program
@@ -24,6 +25,8 @@ START, SETTLING = 60.0, 120.0
 
 class StreamClient(Client):
     """A device that reads server-sent events, acknowledges nothing, and comes back with the last event's id alone."""
+
+    kind: ClassVar[dict[str, Any]] = {"stream": True}
 
     def __init__(self, cluster: Cluster, books: Books, device: str, chance: random.Random) -> None:
         super().__init__(cluster, books, device, chance, acks=False)
@@ -45,6 +48,7 @@ class StreamClient(Client):
                 answer = await reader.readuntil(b"\r\n\r\n")
             if b" 200 " not in answer.partition(b"\r\n")[0]:
                 return
+            self.record.opened(str(node.port))
             events = b""
             while True:
                 async with asyncio.timeout(SILENCE):
@@ -62,17 +66,24 @@ class StreamClient(Client):
         fields = dict(line.split(": ", 1) for line in event.split("\n") if ": " in line)
         if "data" in fields:
             message = json.loads(fields["data"])
+            size = len(fields.get("id", ""))
             if not self._begun:
                 self._begin(message["data"])
             elif message["type"] == "resync" and message["data"]["channel"] == HISTORY_CHANNEL:
+                self.record.received(message)
                 self._books.announcements += 1
                 self._positions.pop(HISTORY_CHANNEL, None)
             else:
-                self._take(message)
+                self._take(message, idSize=size)
         if "id" in fields:
             self._last_id, self._stood = fields["id"], self._positions.get(HISTORY_CHANNEL)
 
     def _begin(self, data: dict[str, Any]) -> None:
+        # What its last event's id says of the inbox the server alone knows.
+        own = f"user:{self._user}"
+        results = {own: data["results"][own]} if own in data["results"] else {}
+        self.record.signed_in({own: None} if self._last_id else {}, results, data)
+        self.record.subscribed({} if self._stood is None else {HISTORY_CHANNEL: self._stood}, data)
         if data["rejected"]:
             raise ConnectionError(f"not all is to be had now: {data['rejected']}")
         self._begun = self.connected = True
@@ -162,3 +173,44 @@ async def _send(
     ended = await until_answered(cluster, books, chance, f"tasks/{mark}/complete", {"result": data}, (200, 404, 409))
     if ended != 404:
         due["end", number] = era
+
+
+async def work(
+    over: str, cluster: Cluster, books: Books, chance: random.Random, begun: asyncio.Event, stop: asyncio.Event
+) -> None:
+    """Notify, and run tasks, with the package's own publisher, as a worker does: of what returned without an error the
+    users must have everything in the end."""
+    url = cluster.nodes[0].url if over == "http" else cluster.redis.url
+    users = sorted(each for each in books.received if "/" not in each)
+    # Without the key of the API where all goes through Redis.
+    publisher = Publisher(url, **({"api_key": cluster.api_key} if over == "http" else {}))
+    try:
+        for number in itertools.count(1):
+            if stop.is_set():
+                break
+            await asyncio.to_thread(_report, publisher, f"{over}-{number}", chance.choice(users), books)
+            begun.set()
+            await asyncio.sleep(0.2)
+    finally:
+        if not await asyncio.to_thread(publisher.close, SETTLING):
+            books.faults.append(f"the publisher over {over} did not get rid of all that it had")
+
+
+def _report(publisher: Publisher, name: str, user: str, books: Books) -> None:
+    """Send a notice, and run a task from its beginning to its end."""
+    history, era = books.history, books.era
+    call = history.call("worker", "any", "entry", {"userId": user, "messageId": f"worker-{name}"})
+    try:
+        publisher.notify(user, {"n": name}, message_id=f"worker-{name}")
+    except PublishUnavailable as problem:
+        history.unknown(call, str(problem))
+    else:
+        history.done(call, {})
+        books.answered.setdefault(user, {})[f"worker-{name}"] = era
+    task_id, era = f"work-{name}", books.era
+    call = history.call("worker", "any", "entry", {"userId": user, "taskId": task_id})
+    with publisher.task(user, name, task_id=task_id) as task:
+        for percentage in (30, 60, 90):
+            task.progress(percentage)
+    history.done(call, {})
+    books.ended[task_id] = era

@@ -2,13 +2,17 @@
 
     python -m tests.reliability.faults [--seed N] [--seconds N] [--only PART] [--clients N]
 
+- ``connections``: of a node's connections to Redis some are hurt: nothing arrives in one direction, they end in the
+  midst of a reply, or what comes by Pub/Sub is lost or late.
 - ``redis``: Redis comes back with an older copy of its data, or takes one in while it runs (``DEBUG RELOAD NOSAVE``);
-  a node and Redis stand still beyond every lease (SIGSTOP).
+  a node and Redis stand still beyond every lease, and a node beyond those of its work alone (SIGSTOP).
 - ``workers``: nodes of a supervisor and two workers; either is killed, or stands still.
 - ``evicting``: a Redis that may evict does. What was kept may be gone then; presence has to be right in the end.
 - ``clocks``: the wall clock of a node is set (libfaketime), and that of its monotonic clock is not.
 - ``sentinel``: a master and a replica, three sentinels, and `wait_replicas`; the master is killed, or stands still and
   comes back. Nothing that was answered may be missing.
+- ``unwaited``: the same without `wait_replicas`: what the replica did not have yet is lost, and what the old master
+  answers before it learns that there is another one.
 
 Prints the seed and the books of each part; exit status 1 where a promise does not hold, or a fault had no effect.
 """
@@ -25,19 +29,25 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tests.engine.redis.servers import RedisServer, Sentinel
+import hiredis
+
+from tests.engine.redis.servers import RedisServer, Sentinel, encoded
 from tests.harness import wait_until
 from tests.reliability import cluster
 from tests.reliability.cluster import Books, Cluster, Fault, Steps
-from tests.reliability.devices import PROGRAMS, accompany, stream
+from tests.reliability.devices import PROGRAMS, accompany, stream, work
+from tests.reliability.wires import FROM_REDIS, TO_REDIS, Wires
 from tests.reliability.writing import write_and_read
 
 #: Longer than the lease of a node, and than those of its work, s.
-BEYOND = 24.0
+BEYOND, BEYOND_WORK = 24.0, 11.0
+#: Without `wait_replicas`: how far a replica may be behind at most, s.
+BEHIND = 1.0
 #: Seconds until sentinels have another master, at most.
 PATIENCE = 60.0
 
@@ -49,23 +59,25 @@ async def an_older_copy(nodes: Cluster, books: Books, chance: random.Random) -> 
     """Redis is killed, and comes back with a copy that was made a while before."""
     kept = nodes.redis.directory / "appendonlydir"
     copy = nodes.place / "copy"
+    since = books.history.now
     shutil.rmtree(copy, ignore_errors=True)
     await asyncio.to_thread(shutil.copytree, kept, copy)
     await asyncio.sleep(chance.uniform(0.5, 2.0))
     nodes.redis.kill()
     shutil.rmtree(kept)
     await asyncio.to_thread(shutil.copytree, copy, kept)
-    books.era += 1
+    books.lose(since)
     await asyncio.to_thread(nodes.redis.start)
 
 
 async def reload_without_saving(nodes: Cluster, books: Books, chance: random.Random) -> None:
     """The data goes back inside the same process."""
+    since = books.history.now
     await asyncio.to_thread(nodes.redis.command, "SAVE")
     await asyncio.sleep(chance.uniform(0.5, 2.0))
     books.era += 1
     said = await asyncio.to_thread(nodes.redis.command, "DEBUG", "RELOAD", "NOSAVE")
-    books.era += 1
+    books.lose(since)
     if not said.startswith("+OK"):
         books.faults.append(f"Redis was not reloaded: {said}")
     # What it appends from now on follows what it has now.
@@ -79,10 +91,52 @@ async def stop_a_node(nodes: Cluster, books: Books, chance: random.Random) -> No
     node.signal(signal.SIGCONT)
 
 
+async def stop_a_node_at_work(nodes: Cluster, books: Books, chance: random.Random) -> None:
+    """It loses the leases of its work, and is not taken for dead."""
+    node = chance.choice(nodes.nodes)
+    node.signal(signal.SIGSTOP)
+    await asyncio.sleep(BEYOND_WORK)
+    node.signal(signal.SIGCONT)
+
+
 async def stop_redis(nodes: Cluster, books: Books, chance: random.Random) -> None:
     nodes.redis.pause()
     await asyncio.sleep(BEYOND)
     nodes.redis.resume()
+
+
+# -- connections ------------------------------------------------------------------------------------------------------
+
+
+class Wired(Cluster):
+    """Nodes of which each has a way of its own to Redis."""
+
+    def make_redis(self) -> RedisServer:
+        redis = super().make_redis()
+        self.wires = [Wires(redis.port) for _ in self.programs]
+        return redis
+
+    def redis_url(self, number: int) -> str:
+        return self.wires[number].url
+
+    def stop(self) -> None:
+        super().stop()
+        for each in self.wires:
+            each.stop()
+
+
+def _hurt(how: Callable[[Wires, random.Random], None]) -> Fault:
+    """Return a fault of the connections of one node."""
+
+    async def fault(nodes: Cluster, books: Books, chance: random.Random) -> None:
+        assert isinstance(nodes, Wired)
+        wires = chance.choice(nodes.wires)
+        before = wires.hurt
+        await asyncio.to_thread(how, wires, chance)
+        if wires.hurt == before:
+            books.faults.append("there was no connection to hurt")
+
+    return fault
 
 
 # -- workers ----------------------------------------------------------------------------------------------------------
@@ -136,19 +190,39 @@ async def evict(nodes: Cluster, books: Books, chance: random.Random) -> None:
     info = dict(
         line.split(":", 1) for line in command("INFO", "memory").splitlines() if ":" in line and line[0] not in "$#"
     )
-    evicted = _evicted(nodes.redis)
     # What was kept may be gone, without a word.
     books.era += 1
-    await asyncio.to_thread(command, "CONFIG", "SET", "maxmemory", str(int(int(info["used_memory"]) * 0.97)))
-    await asyncio.sleep(1.0)
-    await asyncio.to_thread(command, "CONFIG", "SET", "maxmemory", "0")
-    books.era += 1
-    if _evicted(nodes.redis) == evicted:
+    await asyncio.to_thread(command, "CONFIG", "SET", "notify-keyspace-events", "Ee")
+    reader, writer = await asyncio.open_unix_connection(nodes.redis.path)
+    try:
+        writer.write(encoded("SUBSCRIBE", "__keyevent@0__:evicted"))
+        replies = hiredis.Reader(encoding="utf-8")
+        await _until(reader, replies, "subscribe")
+        await asyncio.to_thread(command, "CONFIG", "SET", "maxmemory", str(int(int(info["used_memory"]) * 0.97)))
+        await asyncio.sleep(1.0)
+        await asyncio.to_thread(command, "CONFIG", "SET", "maxmemory", "0")
+        writer.write(encoded("UNSUBSCRIBE"))
+        gone = await _until(reader, replies, "unsubscribe")
+    finally:
+        writer.close()
+    books.lose(keys=gone)
+    if not gone:
         books.faults.append("Redis evicted nothing")
 
 
-def _evicted(redis: RedisServer) -> int:
-    return int(redis.command("INFO", "stats").partition("evicted_keys:")[2].split()[0])
+async def _until(reader: asyncio.StreamReader, replies: hiredis.Reader, last: str) -> set[str]:
+    """Return the keys of which a subscriber is told, up to this answer."""
+    gone: set[str] = set()
+    while True:
+        octets = await reader.read(1 << 16)
+        if not octets:
+            raise ConnectionError("Redis ended the subscription")
+        replies.feed(octets)
+        while (reply := replies.gets()) is not False:
+            if reply[0] == last:
+                return gone
+            if reply[0] == "message":
+                gone.add(reply[2])
 
 
 # -- clocks -----------------------------------------------------------------------------------------------------------
@@ -201,6 +275,8 @@ class Watched(Cluster):
     """A master and a replica, and three sentinels. A program that leaves entries would not wait for the replica."""
 
     ingests = False
+    publishers = ("http",)
+    waits = 1
 
     def make_redis(self) -> RedisServer:
         options = {"appendonly": "yes", "appendfsync": "always", "repl-diskless-sync-delay": "0"}
@@ -222,7 +298,7 @@ class Watched(Cluster):
         return {
             "PUSHSERVER_REDIS__SENTINELS": json.dumps(addresses),
             "PUSHSERVER_REDIS__SERVICE": "main",
-            "PUSHSERVER_REDIS__WAIT_REPLICAS": "1",
+            "PUSHSERVER_REDIS__WAIT_REPLICAS": str(self.waits),
         }
 
     def swapped(self) -> bool:
@@ -256,6 +332,22 @@ async def stop_the_master(nodes: Cluster, books: Books, chance: random.Random) -
     await _attached(nodes)
 
 
+class Unwaited(Watched):
+    waits = 0
+
+
+def _losing(fault: Fault) -> Fault:
+    """Return a failover that loses what the replica did not have yet, and what an old master answers that is back."""
+
+    async def losing(nodes: Cluster, books: Books, chance: random.Random) -> None:
+        since = books.history.now - BEHIND * 1000
+        books.era += 1
+        await fault(nodes, books, chance)
+        books.lose(since)
+
+    return losing
+
+
 async def _fail_over(nodes: Watched) -> None:
     await asyncio.to_thread(wait_until, nodes.swapped, PATIENCE, "the replica is the master")
 
@@ -282,12 +374,25 @@ class Part:
 
 
 PARTS = {
+    "connections": Part(
+        Wired,
+        {
+            "nothing arrives at Redis": _hurt(lambda wires, chance: wires.cut_one_way(TO_REDIS, chance.uniform(1, 6))),
+            "nothing arrives from Redis": _hurt(
+                lambda wires, chance: wires.cut_one_way(FROM_REDIS, chance.uniform(1, 6))
+            ),
+            "ends in the midst of a reply": _hurt(lambda wires, chance: wires.end_in_reply()),
+            "Pub/Sub is silent": _hurt(lambda wires, chance: wires.cut_one_way(FROM_REDIS, chance.uniform(1, 8), True)),
+            "Pub/Sub is late": _hurt(lambda wires, chance: wires.hold(chance.uniform(0.5, 2.5), True)),
+        },
+    ),
     "redis": Part(
         Cluster,
         {
             "Redis killed, back with an older copy": an_older_copy,
             "DEBUG RELOAD NOSAVE": reload_without_saving,
             "a node stands still for 24 s": stop_a_node,
+            "a node stands still for 11 s": stop_a_node_at_work,
             "Redis stands still for 24 s": stop_redis,
         },
     ),
@@ -305,6 +410,13 @@ PARTS = {
         Watched,
         {"the master is killed": kill_the_master, "the master stands still, and comes back": stop_the_master},
     ),
+    "unwaited": Part(
+        Unwaited,
+        {
+            "the master is killed": _losing(kill_the_master),
+            "the master stands still, and comes back": _losing(stop_the_master),
+        },
+    ),
 }
 
 
@@ -313,7 +425,12 @@ def play(name: str, place: Path, seed: int, seconds: float, clients: int) -> Boo
     part = PARTS[name]
     playing = cluster.run(
         place, seconds, seed, clients, (None, None), part.steps, len(part.faults), part.kind, clients // 3,
-        (cluster.laptop, stream), [*(partial(accompany, client) for client in PROGRAMS), write_and_read],
+        (cluster.laptop, stream),
+        [
+            *(partial(accompany, client) for client in PROGRAMS),
+            *(partial(work, over) for over in part.kind.publishers),
+            write_and_read,
+        ],
     )  # fmt: skip
     return asyncio.run(playing)
 

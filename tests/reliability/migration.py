@@ -132,7 +132,7 @@ async def migrate(place: Path, scratch: Path, seed: int, seconds: float, old: Pa
     server = await asyncio.to_thread(begin, old)
     books, stop = Books(), asyncio.Event()
     done: dict[str, int] = {}
-    api = Api(lambda: server)
+    api = Api(lambda: server, books.history)
     clients = [asyncio.create_task(Client(lambda: server, books, user).run()) for user in USERS]
     publishers: list[asyncio.Task[None]] = []
     try:

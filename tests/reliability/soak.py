@@ -1,65 +1,154 @@
-"""A server under load and churn for long: what it uses does not grow.
+"""Servers under load and churn for long: what they use does not grow, and after each fault they are back soon.
 
-    python -m tests.reliability.soak [--seconds N] [--connections N] [--seed N]
+    python -m tests.reliability.soak [--seconds N] [--connections N] [--seed N] [--only ENGINE]
 
-So many users follow a channel, each with an inbox that is full; some come and go all the time. What the server uses
-(memory, descriptors, the size of its store) is noted all along; of the last three quarters of the time the slope of
-each is found by least squares. Exit status 1 where the 95 % interval of one lies above 0, and not below 1 % an hour.
+- ``embedded``: one server. ``redis``: two nodes on one Redis.
+
+So many users follow a channel, each with an inbox that is full; some come and go all the time. What the servers use
+(memory, descriptors, the size of the store, the keys of Redis) is noted all along; of the last three quarters of the
+time the slope of each is found by least squares. Meanwhile faults come, one after another, none of which ends a server;
+some clients watch a channel on which something is published ten times a second. From the end of each fault it is
+measured until all of them have something that was published after it, and, where data was lost, until all were told.
+
+Exit status 1 where the 95 % interval of a slope lies above 0, and not below 1 % an hour; where clients did not come
+back, or were not told.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import http.client
 import json
 import random
+import signal
+import statistics
 import sys
 import tempfile
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import websockets
 
+from tests.engine.redis.servers import RedisServer
 from tests.harness import Server, start
 from tests.loopback import source
+from tests.reliability import cluster
+from tests.reliability.cluster import Books, Cluster
 from tests.reliability.slopes import LEAST, Slope, slope
 
-CHANNEL = "log:all"
+CHANNEL, PROBE = "log:all", "probe:all"
 CONFIG = """
 [inbox]
 max_messages = 5
 [server]
 max_connections = 20000
+max_pending_per_address = 0
 [rate_limits]
 messages_per_second = 0
+[engine]
+position_check = "1s"
 [[namespaces]]
 name = "log"
 subscribe = "authenticated"
 history_size = 100
 history_ttl = "1m"
+[[namespaces]]
+name = "probe"
+subscribe = "authenticated"
+history_size = 1000
+history_ttl = "5m"
 """
 #: How often what is used is noted, s, at most: there have to be enough samples.
 EVERY = 10.0
+#: How many clients watch what faults do, and how long they may take to be back, s.
+WATCHERS, PATIENCE = 10, 120.0
+#: Seconds between two faults, at least.
+PAUSE = 5.0
 
 Samples = dict[str, list[tuple[float, float]]]
 
 
-def used(server: Server) -> dict[str, float]:
-    """Return what a server uses now."""
-    status = Path(f"/proc/{server.pid}/status").read_text()
-    return {
-        "memory, KiB": float(status.partition("VmRSS:")[2].split()[0]),
-        "descriptors": float(len(list(Path(f"/proc/{server.pid}/fd").iterdir()))),
-        "store, octets": float(sum(each.stat().st_size for each in server.state_dir.glob("pushserver.db*"))),
-    }
+class Embedded:
+    """One server with a store of its own."""
+
+    def __init__(self, place: Path) -> None:
+        self.servers = [start(place, config=CONFIG)]
+
+    def store(self) -> dict[str, float]:
+        """Return what is kept, how much of it."""
+        files = self.servers[0].state_dir.glob("pushserver.db*")
+        return {"store, octets": float(sum(each.stat().st_size for each in files))}
+
+    async def stand_still(self, books: Books, chance: random.Random) -> None:
+        self.servers[0].signal(signal.SIGSTOP)
+        await asyncio.sleep(chance.uniform(1.0, 4.0))
+        self.servers[0].signal(signal.SIGCONT)
+
+    def faults(self) -> dict[str, Fault]:
+        return {"the server stands still": self.stand_still}
+
+    def stop(self) -> None:
+        self.servers[0].stop()
 
 
-async def follow(server: Server, user: str, chance: random.Random, stay: float) -> None:
+class _Nodes(Cluster):
+    config = CONFIG
+
+    def make_redis(self) -> RedisServer:
+        return RedisServer(
+            self.place / "redis", appendonly="yes", appendfsync="everysec", auto_aof_rewrite_min_size="1mb"
+        ).start()
+
+
+class OnRedis:
+    """Two nodes on one Redis."""
+
+    def __init__(self, place: Path) -> None:
+        self._cluster = _Nodes(place, (None, None))
+        self.servers = self._cluster.nodes
+
+    def store(self) -> dict[str, float]:
+        said = self._cluster.redis.command
+        memory = said("INFO", "memory").partition("used_memory:")[2].split()[0]
+        return {"keys of Redis": float(said("DBSIZE")[1:]), "memory of Redis, octets": float(memory)}
+
+    def faults(self) -> dict[str, Fault]:
+        def of_cluster(fault: cluster.Fault) -> Fault:
+            return lambda books, chance: fault(self._cluster, books, chance)
+
+        kills = {cluster.kill_a_node}
+        return {name: of_cluster(fault) for name, fault in cluster.FAULTS.items() if fault not in kills}
+
+    def stop(self) -> None:
+        self._cluster.stop()
+
+
+Fault = Callable[[Books, random.Random], Awaitable[None]]
+Stage = Embedded | OnRedis
+STAGES: Mapping[str, type[Stage]] = {"embedded": Embedded, "redis": OnRedis}
+
+
+def used(stage: Stage) -> dict[str, float]:
+    """Return what the servers use now, and what is kept."""
+    memory = descriptors = 0.0
+    for server in stage.servers:
+        status = Path(f"/proc/{server.pid}/status").read_text()
+        memory += float(status.partition("VmRSS:")[2].split()[0])
+        descriptors += len(list(Path(f"/proc/{server.pid}/fd").iterdir()))
+    return {"memory, KiB": memory, "descriptors": descriptors} | stage.store()
+
+
+async def follow(servers: list[Server], user: str, chance: random.Random, stay: float) -> None:
     """Be connected for about so long, s, again and again."""
-    token = server.token(user)
+    token = servers[0].token(user)
     while True:
+        url = chance.choice(servers).ws_url
         try:
             async with websockets.connect(
-                server.ws_url, local_addr=(source(user), 0), open_timeout=60, ping_interval=None, max_size=None
+                url, local_addr=(source(user), 0), open_timeout=60, ping_interval=None, max_size=None
             ) as socket:
                 await socket.send(json.dumps({"type": "auth", "data": {"token": token}}))
                 await socket.send(json.dumps({"type": "subscribe", "data": {"channels": [CHANNEL]}}))
@@ -70,35 +159,201 @@ async def follow(server: Server, user: str, chance: random.Random, stay: float) 
             await asyncio.sleep(chance.uniform(0.05, 0.5))
 
 
-async def publish(server: Server, users: list[str], chance: random.Random) -> None:
+async def post(server: Server, path: str, body: Any) -> None:
+    """Make a call, which may fail."""
+    try:
+        await asyncio.to_thread(server.api, "POST", path, body)
+    except (OSError, http.client.HTTPException):
+        await asyncio.sleep(0.1)
+
+
+async def publish(servers: list[Server], users: list[str], chance: random.Random) -> None:
     while True:
-        await asyncio.to_thread(server.api, "POST", "/api/publish", {"channel": CHANNEL, "data": {"text": "x" * 200}})
+        server = chance.choice(servers)
+        await post(server, "/api/publish", {"channel": CHANNEL, "data": {"text": "x" * 200}})
         body = {"userIds": chance.sample(users, min(5, len(users))), "data": {"text": "x" * 200}}
-        await asyncio.to_thread(server.api, "POST", "/api/notify", body)
+        await post(server, "/api/notify", body)
         # Each is sent to all: so much the clients take in one process.
         await asyncio.sleep(max(0.05, len(users) / 2000))
 
 
-async def watch(server: Server, seconds: float) -> Samples:
-    """Note what the server uses for so long."""
+async def publish_moments(servers: list[Server], chance: random.Random) -> None:
+    """Publish what time it is."""
     clock = asyncio.get_running_loop().time
-    began, found = clock(), {name: [] for name in used(server)}
+    while True:
+        await post(chance.choice(servers), "/api/publish", {"channel": PROBE, "data": {"at": clock()}})
+        await asyncio.sleep(0.1)
+
+
+class Watcher:
+    """A client that follows what is published of the time, and notes what it was told.
+
+    Attributes:
+        newest: when what it has of the newest was published, by the clock of the run.
+        told: when it was told last that something may be missing.
+    """
+
+    def __init__(self, servers: list[Server], user: str, chance: random.Random) -> None:
+        self._servers = servers
+        self._token = servers[0].token(user)
+        self._chance = chance
+        self._position: dict[str, Any] = {}
+        self.newest = self.told = 0.0
+        self.changed = asyncio.Event()
+
+    async def run(self) -> None:
+        while True:
+            try:
+                url = self._chance.choice(self._servers).ws_url
+                async with websockets.connect(url, open_timeout=5, ping_interval=2, ping_timeout=4) as socket:
+                    await self._follow(socket)
+            except (OSError, websockets.WebSocketException, TimeoutError):
+                await asyncio.sleep(self._chance.uniform(0.1, 0.5))
+
+    async def _follow(self, socket: Any) -> None:
+        await socket.send(json.dumps({"type": "auth", "data": {"token": self._token}}))
+        await self._subscribe(socket)
+        async for text in socket:
+            message = json.loads(text)
+            kind = message["type"]
+            if kind == "subscription_success":
+                if message["data"]["rejected"]:
+                    await asyncio.sleep(0.2)
+                    await self._subscribe(socket)
+                    continue
+                result = message["data"]["results"][PROBE]
+                if self._position and not result["recovered"]:
+                    self._be_told()
+                for each in result["messages"]:
+                    self._take(each)
+                self._position = {"offset": result["offset"], "epoch": result["epoch"]}
+            elif kind == "resync" and message["data"]["channel"] == PROBE:
+                self._be_told()
+                self._position = {}
+                await self._subscribe(socket)
+            elif message.get("channel") == PROBE and "offset" in message:
+                self._take(message)
+
+    async def _subscribe(self, socket: Any) -> None:
+        wanted = {"channel": PROBE} | ({"since": self._position} if self._position else {})
+        await socket.send(json.dumps({"type": "subscribe", "id": 1, "data": {"channels": [wanted]}}))
+
+    def _take(self, message: dict[str, Any]) -> None:
+        self._position = {"offset": message["offset"], "epoch": message["epoch"]}
+        self.newest = max(self.newest, message["data"]["at"])
+        self.changed.set()
+
+    def _be_told(self) -> None:
+        self.told = asyncio.get_running_loop().time()
+        self.changed.set()
+
+    async def until(self, condition: Callable[[Watcher], bool]) -> None:
+        """Wait until this holds, whenever something came."""
+        while not condition(self):
+            self.changed.clear()
+            await self.changed.wait()
+
+
+class Recovery:
+    """How long it took after each fault until all watchers had something newer, and until all were told.
+
+    Attributes:
+        back: by fault, s. told: likewise, of faults that lose data.
+        failed: what did not come about.
+    """
+
+    def __init__(self) -> None:
+        self.back: dict[str, list[float]] = defaultdict(list)
+        self.told: dict[str, list[float]] = defaultdict(list)
+        self.failed: list[str] = []
+
+    async def play(
+        self, stage: Stage, watchers: list[Watcher], chance: random.Random, pause: float, end: float
+    ) -> None:
+        """Let faults come in random order until this moment, and each of them once."""
+        clock, books = asyncio.get_running_loop().time, Books()
+        faults = stage.faults()
+        while True:
+            order = list(faults.items())
+            chance.shuffle(order)
+            for name, fault in order:
+                if clock() >= end and set(self.back) == set(faults):
+                    return
+                await asyncio.sleep(pause)
+                era, began = books.era, clock()
+                await fault(books, chance)
+                over = clock()
+                await self._measure(name, self.back, watchers, over, lambda each, since=over: each.newest >= since)
+                if books.era != era:
+                    await self._measure(name, self.told, watchers, over, lambda each, since=began: each.told >= since)
+
+    async def _measure(
+        self,
+        name: str,
+        found: dict[str, list[float]],
+        watchers: list[Watcher],
+        since: float,
+        condition: Callable[[Watcher], bool],
+    ) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.gather(*(each.until(condition) for each in watchers))
+        except TimeoutError:
+            late = sum(not condition(each) for each in watchers)
+            self.failed.append(f"{late} clients were not back, or not told, {PATIENCE:.0f} s after: {name}")
+        found[name].append(asyncio.get_running_loop().time() - since)
+
+    def rows(self) -> list[str]:
+        """Return the rows of a table: times, s, the least, the median and the most."""
+
+        def three(times: list[float]) -> str:
+            if not times:
+                return "nothing is lost | | "
+            return f"{min(times):.1f} | {statistics.median(times):.1f} | {max(times):.1f}"
+
+        return [
+            f"| {name} | {len(times)} | {three(times)} | {three(self.told[name])} |"
+            for name, times in sorted(self.back.items())
+        ]
+
+
+async def watch(stage: Stage, seconds: float) -> Samples:
+    """Note what the servers use for so long."""
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    found: Samples = defaultdict(list)
     every = min(EVERY, seconds / 4 * 3 / LEAST / 2)
     while clock() - began < seconds:
-        for name, value in used(server).items():
+        try:
+            now = await asyncio.to_thread(used, stage)
+        except (OSError, IndexError, ValueError):
+            # Redis is away: this sample is missing.
+            now = {}
+        for name, value in now.items():
             found[name].append((clock() - began, value))
         await asyncio.sleep(every)
     return found
 
 
-async def play(server: Server, seconds: float, connections: int, seed: int) -> Samples:
-    """Have a server under load for so long; return what it used."""
-    chance = random.Random(seed)
+async def play(stage: Stage, seconds: float, connections: int, seed: int) -> tuple[Samples, Recovery]:
+    """Have servers under load for so long; return what they used, and how soon they were back after faults."""
     users = [f"u{n}" for n in range(connections)]
-    running = [asyncio.create_task(follow(server, user, random.Random(f"{seed}{user}"), 60)) for user in users]
-    running.append(asyncio.create_task(publish(server, users, chance)))
+    servers, recovery = stage.servers, Recovery()
+    running = [asyncio.create_task(follow(servers, user, random.Random(f"{seed}{user}"), 60)) for user in users]
+    running.append(asyncio.create_task(publish(servers, users, random.Random(seed))))
+    running.append(asyncio.create_task(publish_moments(servers, random.Random(seed + 1))))
+    watchers = [Watcher(servers, f"w{n}", random.Random(seed + n)) for n in range(WATCHERS)]
+    running += [asyncio.create_task(each.run()) for each in watchers]
     try:
-        return await watch(server, seconds)
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(*(each.until(lambda each: each.newest > 0) for each in watchers))
+        end = asyncio.get_running_loop().time() + seconds
+        pause = max(PAUSE, seconds / 200) if seconds > 60 else 0.5
+        faults = asyncio.create_task(recovery.play(stage, watchers, random.Random(seed + 2), pause, end))
+        running.append(faults)
+        samples = await watch(stage, seconds)
+        await faults
+        return samples, recovery
     finally:
         for each in running:
             each.cancel()
@@ -110,31 +365,43 @@ def slopes(samples: Samples, seconds: float) -> dict[str, Slope]:
     return {name: slope([each for each in noted if each[0] >= seconds / 4]) for name, noted in samples.items()}
 
 
+def soak(name: str, seconds: float, connections: int, seed: int) -> list[str]:
+    """Play one engine, and print what was found; return what does not hold."""
+    with tempfile.TemporaryDirectory(prefix="soak-") as place:
+        stage = STAGES[name](Path(place))
+        try:
+            samples, recovery = asyncio.run(play(stage, seconds, connections, seed))
+        finally:
+            stage.stop()
+    wrong = list(recovery.failed)
+    print(f"| {name}: what is used | first | last | an hour | 95 % interval |\n|---|---:|---:|---:|---|")
+    for what, found in slopes(samples, seconds).items():
+        first, last = samples[what][0][1], samples[what][-1][1]
+        print(
+            f"| {what} | {first:,.0f} | {last:,.0f} | {found.per_hour:+.1%} | {found.low:+.1%} to {found.high:+.1%} |"
+        )
+        wrong += [f"{name}: {what} grows"] * found.grows()
+    print("\n| fault | times | back after, s: least | median | most | told after, s: least | median | most |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    print("\n".join(recovery.rows()), flush=True)
+    return wrong
+
+
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.reliability.soak", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--seconds", type=float, default=3600)
+    parser.add_argument("--seconds", type=float, default=3600, help="of each engine")
     parser.add_argument("--connections", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--only", action="append", choices=STAGES, help="this engine; repeatable")
     options = parser.parse_args(words)
     print(f"seed {options.seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="soak-") as place:
-        server = start(Path(place), config=CONFIG)
-        try:
-            samples = asyncio.run(play(server, options.seconds, options.connections, options.seed))
-        finally:
-            server.stop()
-    grown = []
-    print("| what is used | first | last | an hour | 95 % interval |\n|---|---:|---:|---:|---|")
-    for name, found in slopes(samples, options.seconds).items():
-        first, last = samples[name][0][1], samples[name][-1][1]
-        print(
-            f"| {name} | {first:,.0f} | {last:,.0f} | {found.per_hour:+.1%} | {found.low:+.1%} to {found.high:+.1%} |"
-        )
-        grown += [name] * found.grows()
-    print(f"grows: {', '.join(grown) or 'nothing'}")
-    return bool(grown)
+    wrong: list[str] = []
+    for name in options.only or STAGES:
+        wrong += soak(name, options.seconds, options.connections, options.seed)
+    print(f"wrong: {'; '.join(wrong) or 'nothing'}")
+    return bool(wrong)
 
 
 if __name__ == "__main__":

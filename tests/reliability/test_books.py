@@ -36,12 +36,14 @@ class Script:
 
 
 def push(offset: int, epoch: str = "e") -> dict[str, Any]:
-    return {"type": "message", "channel": HISTORY_CHANNEL, "data": {}, "offset": offset, "epoch": epoch}
+    message = {"type": "message", "channel": HISTORY_CHANNEL, "messageId": f"m{offset}", "data": {}}
+    return message | {"offset": offset, "epoch": epoch}
 
 
 def answer(to: int, newest: int, messages: list[dict[str, Any]], recovered: bool = True) -> dict[str, Any]:
     result = {"recovered": recovered, "offset": newest, "epoch": "e", "messages": messages}
-    return {"type": "subscription_success", "to": to, "data": {"results": {HISTORY_CHANNEL: result}, "rejected": {}}}
+    data = {"results": {HISTORY_CHANNEL: result}, "rejected": {}, "inbox": {}, "tasks": []}
+    return {"type": "subscription_success", "to": to, "data": data}
 
 
 RESYNC = {"type": "resync", "data": {"channel": HISTORY_CHANNEL}}

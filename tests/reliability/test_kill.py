@@ -7,11 +7,26 @@ import json
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.harness import Server, free_port, start
-from tests.reliability.audit import CONFIG, Api, Books, Client, check, notify, run_tasks, write_history
+from tests.reliability.audit import (
+    CONFIG,
+    HISTORY_CHANNEL,
+    INBOX,
+    ROOM,
+    Api,
+    Books,
+    Client,
+    check,
+    notify,
+    on_answer,
+    run_tasks,
+    write_history,
+)  # fmt: skip
+from tests.simulator.checker import Unjudged, judge
 
 USERS = [f"u{n}" for n in range(4)]
 
@@ -26,8 +41,10 @@ async def _rounds(place: Path, rounds: int, seed: int) -> Books:
 
     server = await asyncio.to_thread(begin)
     books, stop = Books(), asyncio.Event()
-    api = Api(lambda: server)
-    clients = [asyncio.create_task(Client(lambda: server, books, user).run()) for user in USERS]
+    api = Api(lambda: server, books.history)
+    everyone = [Client(lambda: server, books, user) for user in USERS]
+    books.history.begin(seed, 1, [each.record for each in everyone], INBOX, ROOM)
+    clients = [asyncio.create_task(each.run()) for each in everyone]
     publishers: list[asyncio.Task[None]] = []
     try:
         # Everybody follows from the start, so that all of the history is theirs.
@@ -39,18 +56,23 @@ async def _rounds(place: Path, rounds: int, seed: int) -> Books:
         publishers += [asyncio.create_task(run_tasks(api, books, user, stop)) for user in USERS[:2]]
         for _ in range(rounds):
             await asyncio.sleep(chance.uniform(0.02, 0.5))
+            books.history.note("fault", fault="kill")
             server.kill()
             server = await asyncio.to_thread(begin)
         await asyncio.sleep(0.5)
         stop.set()
+        books.history.note("mended")
         async with asyncio.timeout(30):
             await asyncio.gather(*publishers)
             while True:
                 try:
                     check(books, {})
-                    break
+                    if all(each.connected for each in everyone):
+                        break
                 except AssertionError:
-                    await asyncio.sleep(0.1)
+                    pass
+                await asyncio.sleep(0.1)
+        books.faults += await asyncio.to_thread(on_answer, server, books, everyone)
     except TimeoutError:
         pass  # `check` says what did not come
     finally:
@@ -79,3 +101,37 @@ def test_nothing_answered_is_lost_to_two_hundred_kills(tmp_path: Path) -> None:
     books = asyncio.run(_rounds(tmp_path, rounds, seed))
     _report(books, rounds, seed)
     check(books, {})
+
+
+def test_a_history_that_was_changed_does_not_pass(tmp_path: Path) -> None:
+    books = asyncio.run(_rounds(tmp_path, 2, seed=2))
+    check(books, {})
+    lines = [json.loads(line) for line in books.history.lines]
+
+    def rules(changed: list[dict[str, Any]]) -> set[str]:
+        return {each.rule for each in judge("".join(json.dumps(line) + "\n" for line in changed))}
+
+    def find(**fields: Any) -> int:
+        """Return the place of the middle one of these lines."""
+        places = [place for place, line in enumerate(lines) if fields.items() <= line.items()]
+        return places[len(places) // 2]
+
+    assert rules(lines) == set()
+    notice = find(event="delivery", channel="user:u0", type="user_notification")
+    history = find(event="delivery", channel=HISTORY_CHANNEL, device="u1", replay=False)
+
+    def without(*places: int) -> list[dict[str, Any]]:
+        left = [dict(line) for place, line in enumerate(lines) if place not in places]
+        left[-1]["lines"] = len(left)
+        return left
+
+    places_of_it = [place for place, line in enumerate(lines) if line.get("messageId") == lines[notice]["messageId"]]
+    assert rules(without(*places_of_it)) >= {"delivered"}
+    assert "gap" in rules(without(history))
+    again = [dict(line) for line in lines]
+    again[history] = again[history] | {"messageId": "another"}
+    assert "one-offset" in rules(again)
+    with pytest.raises(Unjudged, match="cut in its last line"):
+        judge("\n".join(books.history.lines))
+    with pytest.raises(Unjudged, match="is missing cannot be judged"):
+        judge("".join(line + "\n" for place, line in enumerate(books.history.lines) if place != notice))

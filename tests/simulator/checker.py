@@ -31,6 +31,10 @@ FINAL = frozenset(ENDS.values())
 END_TYPES = ("task_completed", "task_failed", "task_status_changed")
 #: An event's id is shorter than this, octets.
 MAX_ID = 4096
+#: Where presence is looked at, unless the history says where.
+ROOM = "chat:lobby"
+#: The key of what waits to be carried out.
+INGEST = frozenset({"ingest"})
 #: What a device asks of its own inbox that changes it.
 CHANGES = ("inbox.read", "inbox.delete")
 
@@ -89,6 +93,17 @@ class Call:
     outcome: str = "none"
     result: Any = None
     code: str = ""
+
+
+class Loss(NamedTuple):
+    """What was written between these moments is gone, ms; with ``keys``, of these alone, without their prefix."""
+
+    since: float
+    at: float
+    keys: frozenset[str] | None
+
+    def concerns(self, subjects: frozenset[str]) -> bool:
+        return self.keys is None or not self.keys.isdisjoint(subjects)
 
 
 @dataclass
@@ -150,7 +165,7 @@ class Checker:
             )
             for each in begin["devices"]
         }
-        self._losses: list[tuple[float, float]] = []
+        self._losses: list[Loss] = []
         #: by channel and epoch: what stands at which offset
         self._kept: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
         #: by channel and message, or task that ended: the offsets that it had
@@ -199,7 +214,8 @@ class Checker:
             case "fault":
                 self._lossy = self._lossy or line["fault"] not in HARMLESS
             case "data_lost":
-                self._losses.append((line["since"], line["at"]))
+                keys = frozenset(key.partition(":")[2] for key in line["keys"]) if "keys" in line else None
+                self._losses.append(Loss(line["since"], line["at"], keys))
             case "settled":
                 self._settled_at = line["at"]
 
@@ -211,12 +227,14 @@ class Checker:
         if not any(line["event"] == "device" for line in self._lines):
             raise Unjudged("no device is named at the end: who is connected cannot be judged")
 
-    def _may_be_lost(self, since: float, until: float) -> bool:
-        """Return whether what was written between these moments may have gone with the data."""
-        return any(lost_since <= until and since <= lost_at for lost_since, lost_at in self._losses)
+    def _may_be_lost(self, since: float, until: float, subjects: frozenset[str]) -> bool:
+        """Return whether what was written between these moments, in these keys, may have gone with the data."""
+        return any(loss.since <= until and since <= loss.at and loss.concerns(subjects) for loss in self._losses)
 
-    def _call_lost(self, call: Call) -> bool:
-        return self._may_be_lost(call.at, call.answered_at)
+    def _call_lost(self, call: Call, subjects: frozenset[str]) -> bool:
+        # What an entry says is carried out later.
+        until = float("inf") if call.what == "entry" else call.answered_at
+        return self._may_be_lost(call.at, until, subjects)
 
     def _find_offsets(self) -> None:
         for call in self._calls.values():
@@ -325,7 +343,8 @@ class Checker:
     def _doubt(self, device: DeviceView, offset: int, at: float) -> None:
         """A device was told that its position says nothing any more: where data went back, what has these offsets now
         may be what it has seen, and need not be counted for it."""
-        if any(since > 0 and lost_at <= at for since, lost_at in self._losses):
+        subjects = _keys_of(f"user:{device.user}")
+        if any(loss.since > 0 and loss.at <= at and loss.concerns(subjects) for loss in self._losses):
             device.unsure.append((offset, at))
 
     def _subscribed(self, device: DeviceView, line: Line) -> None:
@@ -371,11 +390,13 @@ class Checker:
 
     def _between(self, channel: str, epoch: str, after: int, until: int, user: str) -> list[int]:
         """Return the offsets of what is known to exist there, and is for this user."""
-        return sorted(
+        kept = self._kept[channel, epoch]
+        offsets = range(after + 1, until + 1)
+        return [
             offset
-            for offset, message_id in self._kept[channel, epoch].items()
-            if after < offset <= until and self._without.get((channel, message_id)) != user
-        )
+            for offset in (offsets if len(offsets) < len(kept) else sorted(kept))
+            if offset in offsets and offset in kept and self._without.get((channel, kept[offset])) != user
+        ]
 
     def _delivery(self, device: DeviceView, line: Line) -> None:
         channel, at = line["channel"], line["at"]
@@ -514,11 +535,15 @@ class Checker:
                 continue
             key = (call.what, str(call.arguments))
             reads.add(key)
-            # Of what was lost there is no output to read.
-            if call.outcome == "done" or (call.what == "output" and call.code == "NOT_FOUND" and self._losses):
+            # Of a task that was lost there is no output to read.
+            if call.outcome == "done" or (call.what == "output" and call.code == "NOT_FOUND" and self._task_lost(call)):
                 done.add(key)
         for what, arguments in sorted(reads - done):
             self._broken("recovers", at, f"{what} {arguments} is not answered in the end")
+
+    def _task_lost(self, call: Call) -> bool:
+        """Return whether the task whose output is read may be gone."""
+        return self._may_be_lost(0, call.at, frozenset({f"task:{call.arguments.split('/')[3]}"}))
 
     def _due(self) -> Iterator[tuple[Call, str, str]]:
         """Every call that promised something to a user: the call, the user, the message's id or the task's."""
@@ -528,6 +553,8 @@ class Checker:
             arguments = call.arguments
             if call.what == "notify" and "collapseKey" not in arguments:
                 yield call, arguments["userId"], arguments["messageId"]
+            elif call.what == "entry":
+                yield call, arguments["userId"], arguments["taskId" if _ends(call) else "messageId"]
             elif call.what == "direct":
                 yield call, arguments["targetId"], arguments["messageId"]
             elif call.what in ENDS:
@@ -536,14 +563,15 @@ class Checker:
     def _judge_inboxes(self, at: float) -> None:
         absent: dict[str, list[str]] = defaultdict(list)
         for call, user, key in self._due():
-            if self._call_lost(call) or key in self._deleted[user]:
+            subjects = _keys_of(f"user:{user}") | (INGEST if call.what == "entry" else frozenset())
+            if self._call_lost(call, subjects) or key in self._deleted[user]:
                 continue
             for device in self._devices.values():
                 if device.user != user or not device.connected or device.first_signed_in is None:
                     continue
                 if not device.acks and call.at < device.first_signed_in:
                     continue
-                delivered = key in (device.tasks_ended if call.what in ENDS else device.seen[f"user:{user}"])
+                delivered = key in (device.tasks_ended if _ends(call) else device.seen[f"user:{user}"])
                 doubted = any(
                     offset <= most and call.answered_at <= until
                     for most, until in device.unsure
@@ -577,7 +605,7 @@ class Checker:
 
     def _judge_changes(self, at: float, user: str, messages: list[Any]) -> None:
         """What was answered to be read is so, and what was answered to be deleted is gone, also for who comes later."""
-        if self._losses:
+        if self._may_be_lost(0, at, _keys_of(f"user:{user}")):
             # Then it may be as before, and a message be sent once more.
             return
         unread = {push["messageId"] for push in messages if push["readAt"] is None}
@@ -618,7 +646,9 @@ class Checker:
     def _judge_kept(self, at: float, channel: str, messages: list[Any], limit: int) -> None:
         """What was answered, or seen, is still there; each once."""
         ids = [push["messageId"] for push in messages]
-        for twice in sorted({each for each in ids if ids.count(each) > 1}):
+        # By a key that is gone a repeat is known no more.
+        forgetful = any(key.startswith("once:") for loss in self._losses for key in loss.keys or ())
+        for twice in sorted({each for each in ids if ids.count(each) > 1 and not forgetful}):
             self._broken("once", at, f"{channel} keeps {twice} more than once")
         deleted = self._deleted[channel.removeprefix("user:")] if channel.startswith("user:") else set()
         if len(messages) + len(deleted) >= limit:
@@ -629,7 +659,7 @@ class Checker:
         for call in self._calls.values():
             if (
                 call.outcome != "done"
-                or self._call_lost(call)
+                or self._call_lost(call, _keys_of(channel))
                 or call.what not in ("notify", "publish", "chat", "direct")
             ):
                 continue
@@ -648,7 +678,7 @@ class Checker:
         for line in self._lines:
             if line["event"] != "delivery" or line["channel"] != channel or "offset" not in line:
                 continue
-            if line["messageId"] not in kept and not self._may_be_lost(0, line["at"]):
+            if line["messageId"] not in kept and not self._may_be_lost(0, line["at"], _keys_of(channel)):
                 self._broken("kept", line["at"], f"{channel}: {line['messageId']} was delivered and is gone")
 
     def _judge_histories(self, at: float) -> None:
@@ -697,11 +727,14 @@ class Checker:
             for state in result["tasks"]
         }
         for call in self._calls.values():
-            if call.what not in ENDS or call.outcome != "done" or self._call_lost(call):
+            if call.what not in ENDS or call.outcome != "done":
+                continue
+            subjects = _keys_of_task(call.result)
+            if self._call_lost(call, subjects):
                 continue
             state = states.get(call.result["taskId"])
             if state is None:
-                if not self._may_be_lost(0, call.answered_at):
+                if not self._may_be_lost(0, call.answered_at, subjects):
                     self._broken("task-final", at, f"task {call.result['taskId']} ended and is not known any more")
             elif state["status"] != call.result["status"]:
                 self._broken(
@@ -731,17 +764,18 @@ class Checker:
             if what != "history" or not channel.startswith("orders:"):
                 continue
             numbers = [push["data"]["n"] for push in result["messages"]]
-            if not self._losses and numbers != sorted(set(numbers)):
+            subjects = _keys_of(channel) | INGEST
+            if not self._may_be_lost(0, at, subjects) and numbers != sorted(set(numbers)):
                 self._broken("ingest", at, f"{channel} was filled in the order {numbers}")
             for call in self._calls.values():
                 if call.what != "ingest" or call.outcome != "done" or call.arguments["data"]["n"] in numbers:
                     continue
                 # It is carried out later, and what it did may be lost though the entry was not.
-                if not self._may_be_lost(call.at, self._settled_at):
+                if not self._may_be_lost(call.at, self._settled_at, subjects):
                     self._broken("ingest", at, f"entry {call.arguments['data']['n']} was never carried out")
 
     def _judge_presence(self, at: float) -> None:
-        room = "chat:lobby"
+        room = self._begin.get("room", ROOM)
         there: dict[str, int] = defaultdict(int)
         online: set[str] = set()
         for device in self._devices.values():
@@ -762,7 +796,8 @@ class Checker:
                 elif device.statuses.get(user) != true and ("status-told" in self._strict or not self._lossy):
                     self._broken("status-told", at, f"{device.name} was never told that {user} is {true}")
         names = sorted(each["node"] for each in self._finals["nodes", ""]["nodes"])
-        if names != sorted(self._begin["nodes"]):
+        wanted = self._begin["nodes"]
+        if len(names) != wanted if isinstance(wanted, int) else names != sorted(wanted):
             self._broken("presence", at, f"the nodes are said to be {names}")
 
 
@@ -770,6 +805,22 @@ def _query(path: str) -> str:
     """Return what a path asks for: the first value of its query."""
     value = path.partition("?")[2].partition("&")[0].partition("=")[2]
     return value.replace("%3A", ":")
+
+
+def _ends(call: Call) -> bool:
+    """Return whether a call ends a task."""
+    return call.what in ENDS or (call.what == "entry" and "taskId" in call.arguments)
+
+
+def _keys_of(channel: str) -> frozenset[str]:
+    """Return the keys in which Redis keeps what a channel's messages are."""
+    kind, _, user = channel.partition(":")
+    return frozenset({f"inbox:{user}"} if kind == "user" else {f"history:{channel}", f"messages:{channel}"})
+
+
+def _keys_of_task(state: Any) -> frozenset[str]:
+    listed = {f"tasks:{kind}:{state['userId']}" for kind in ("open", "final", "until")}
+    return frozenset({f"task:{state['taskId']}"} | listed)
 
 
 def _positions(call: Call) -> Iterator[tuple[str, str, int, str]]:

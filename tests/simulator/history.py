@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
-
-from .world import World
 
 FORMAT = 1
 
 
 class History:
-    """What happened so far."""
+    """What happened so far.
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    Args:
+        clock: returns the time since the beginning, ms.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self.lines: list[str] = []
         self._calls = 0
 
     def note(self, event: str, **fields: Any) -> None:
-        """Write a line; its time is the world's, ms since the beginning."""
-        line = {"at": round(self._world.now * 1000, 3), "event": event, **fields}
+        """Write a line."""
+        line = {"at": round(self._clock(), 3), "event": event, **fields}
         self.lines.append(json.dumps(line, separators=(",", ":"), sort_keys=True))
 
     def call(self, by: str, to: str, what: str, arguments: Any) -> int:

@@ -53,15 +53,22 @@ MUTANTS = (
     _mutant(
         "generation-not-moved",
         _LUA + "attach.lua",
-        "if not generation or known[1] ~= ARGV[1] or older or back and generation == ARGV[4] then",
+        "if not generation or known[1] ~= ARGV[1] or older or loaded or back and generation == ARGV[4] then",
         "if not generation then",
     ),
     # The generation stays where the node that attaches first finds nothing amiss (docs/decisions/0081).
     _mutant(
         "generation-kept-by-count",
         _LUA + "attach.lua",
-        "if not generation or known[1] ~= ARGV[1] or older or back and generation == ARGV[4] then",
+        "if not generation or known[1] ~= ARGV[1] or older or loaded or back and generation == ARGV[4] then",
         "if not generation or known[1] ~= ARGV[1] and ARGV[4] == '' or older or back and generation == ARGV[4] then",
+    ),
+    # Older data inside the same process is noticed by who knows of a write that it lacks (docs/decisions/0190).
+    _mutant(
+        "process-not-marked",
+        _LUA + "epoch.lua",
+        "generation ~= ARGV[1] or loaded or writes <",
+        "generation ~= ARGV[1] or writes <",
     ),
     _mutant(
         "generation-returned",
@@ -266,7 +273,7 @@ MUTANTS = (
     _mutant(
         "writes-not-compared",
         _LUA + "epoch.lua",
-        "or writes < tonumber(table.remove(ARGV)) then",
+        "or loaded or writes < tonumber(table.remove(ARGV)) then",
         "or tonumber(table.remove(ARGV)) < 0 then",
     ),
     _mutant(

@@ -127,13 +127,6 @@ class Node:
     def ready(self) -> bool:
         return self.alive and self.service is not None and self.service.trouble() is None
 
-    @property
-    def writes(self) -> int:
-        """How many writes of Redis' data it knows of."""
-        assert self.service is not None
-        engine: Any = self.service.node.engine
-        return int(engine._commands.writes)
-
     def start(self) -> None:
         """Start it in a process of its own, once the one before has ended."""
         if self.alive:

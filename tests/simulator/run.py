@@ -55,7 +55,7 @@ class Run:
         self._trace = trace
         self.world = World(plan.seed)
         self.network = Network(self.world)
-        self.history = History(self.world)
+        self.history = History(lambda: self.world.now * 1000)
         self.disk = Disk(self.world)
         self.world.replaced += self.disk.governed()
         #: by node: where its store lies now, and how often it has begun
@@ -577,17 +577,8 @@ class Run:
         self._later(seconds, setattr, database, "full", "")
 
     def _redis_rollback(self, step: Step, lag: float) -> None:
-        """The data goes back inside the same process. A node notices by a write that was lost: where one knows of none,
-        the step is left out."""
-        saved, _ = self._saved[step.at]
-        database = self.redis.model.database
-        newest = database.save()
-        database.load(saved)
-        kept = int((database.get(b"push:server", dict) or {}).get(b"writes", 0))
-        if all(node.ready and node.writes > kept for node in self.nodes):
-            self._older(step)
-        else:
-            database.load(newest)
+        """The data goes back inside the same process, as by ``DEBUG RELOAD NOSAVE``."""
+        self.redis.model.database.load(self._older(step))
 
     def _evict_presence(self, step: Step, share: float) -> None:
         # What a node says of itself is used every few seconds: that goes last.

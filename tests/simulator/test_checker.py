@@ -186,6 +186,53 @@ def test_a_message_that_may_have_been_lost_with_the_data() -> None:
     assert rules(story) == set()
 
 
+@pytest.mark.parametrize(("keys", "broken"), [
+    (["push:inbox:ann"], set()),
+    (["push:inbox:bob", "push:history:news:a", "push:online:ann"], {"delivered", "kept"}),
+    ([], {"delivered", "kept"}),
+])  # fmt: skip
+def test_keys_that_are_gone_excuse_what_they_held_alone(keys: list[str], broken: set[str]) -> None:
+    story = good()
+    story.notify("c", 3)
+    story.inbox.pop()
+    story.add("data_lost", since=0, keys=keys)
+    assert rules(story) == broken
+
+
+def test_what_waits_to_be_carried_out_is_due_until_it_may_have_been_lost() -> None:
+    story = good()
+    story.call("entry", {"userId": "ann", "messageId": "c"}, {})
+    assert rules(story) == {"delivered"}
+    story = good()
+    story.call("entry", {"userId": "ann", "messageId": "c"}, {})
+    story.call("entry", {"userId": "ann", "taskId": "t"}, {})
+    # What it says may have been done after that which was not lost.
+    story.add("data_lost", since=story.lines[-1]["at"])
+    assert rules(story) == set()
+    story = good()
+    story.call("entry", {"userId": "ann", "taskId": "t"}, {})
+    assert rules(story) == {"delivered"}
+    story = good()
+    story.call("entry", {"userId": "ann", "taskId": "t"}, {})
+    for device in ("phone", "laptop"):
+        story.task(device, 1, "completed")
+    story.tasks.append(story.lines[-1]["data"])
+    assert rules(story) == set()
+
+
+@pytest.mark.parametrize(("nodes", "broken"), [(1, set()), (2, {"presence"})])
+def test_nodes_may_be_counted_where_chance_names_them(nodes: int, broken: set[str]) -> None:
+    story = good()
+    story.lines[0]["nodes"] = nodes
+    assert rules(story) == broken
+
+
+def test_presence_is_looked_at_where_the_history_says() -> None:
+    story = good()
+    story.lines[0]["room"] = "live:all"
+    assert rules(story) == {"presence"}
+
+
 def test_a_message_left_out_of_a_channel() -> None:
     story = good()
     story.publish("z", 3)

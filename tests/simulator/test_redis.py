@@ -182,7 +182,10 @@ class Sequences:
             chance.choice(
                 (
                     ("SET", key, number), ("SET", key, member, "PX", chance.choice((100_000, 0, "x"))), ("GET", key),
-                    ("MGET", key, "a", "b"), ("INCR", key), ("DECR", key), ("DEL", key), ("DEL", key, "a"),
+                    ("MGET", key, "a", "b"), ("INCR", key), ("DECR", key), ("DEL", key),
+                    ("SET", "count", chance.choice((7, "007", "m" * 45, 10**15))), ("INCR", "count"),
+                    ("INCRBYFLOAT", "count", chance.choice((1, 0, -7, "x"))), ("OBJECT", "ENCODING", "count"),
+                    ("DEL", key, "a"),
                     ("EXISTS", key, key, "b"), ("TYPE", key), ("PEXPIRE", key, chance.choice((100_000, 0, -5, "x"))),
                     ("PEXPIREAT", key, chance.choice((1, 10**15))), ("TTL", key),
                     ("HSET", key, member, number, other, 2), ("HSETNX", key, member, number), ("HGET", key, member),
@@ -332,6 +335,17 @@ def test_a_key_ends_after_its_time(server: RedisServer) -> None:
     # Each by its own clock.
     for (left,) in (real.send([["TTL", "b"]]), model.send([["TTL", "b"]])):
         assert 30 < left <= 60
+    real.close()
+
+
+def test_a_number_that_was_computed_is_kept_as_text_until_it_is_loaded(server: RedisServer) -> None:
+    real, model = Real(server), Model()
+    first = [["SET", "n", 1], ["INCRBYFLOAT", "n", 1], ["OBJECT", "ENCODING", "n"], ["GET", "n"]]
+    then = [["OBJECT", "ENCODING", "n"], ["GET", "n"], ["OBJECT", "ENCODING", "none"]]
+    assert real.send(first) == model.send(first)
+    real.send([["DEBUG", "RELOAD"]])
+    model.redis.database.load(model.redis.database.save())
+    assert real.send(then) == model.send(then) == [b"int", b"2", None]
     real.close()
 
 

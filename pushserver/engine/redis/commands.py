@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
@@ -81,6 +81,8 @@ class RedisCommands:
         self.skew = 0
         #: how many writes of this generation this node knows of
         self.writes = 0
+        #: whether the data had a mark of the process when this node attached
+        self._marked = False
         self._secret: bytes | None = None
         #: the version that a new state of a task has at least
         self.lowest_version = 1
@@ -170,9 +172,11 @@ class RedisCommands:
                 raise Unavailable(str(result.value))
         attach = self._scripts["attach"]
         fresh = (_token(), secrets.token_bytes(32), self.generation, move, self.writes, "evicts" if self.evicts else "")
-        reply = protocol.send(limit, "EVALSHA", attach.digest, 1, self._names.server, info["run_id"], *fresh, FORMAT)
+        reply = protocol.send(
+            limit, "EVALSHA", attach.digest, 1, self._names.server, info["run_id"], *fresh, FORMAT, int(self._marked)
+        )
         try:
-            found, *others = await reply
+            found, *others = self._checked(attach, [self._names.server], await reply)
         except Refusal as error:
             raise Unavailable(str(error)) from None
         if found == b"format":
@@ -181,7 +185,8 @@ class RedisCommands:
                 f"the data under {self._names.prefix!r} is of format {said!r}, to be read by {reader!r} and later:"
                 f" this version is {FORMAT}"
             )
-        self._secret, lowest, writes = others
+        self._secret, lowest, writes, marked = others
+        self._marked = marked == 1
         generation, self.lowest_version = found.decode(), int(lowest)
         if generation == self.generation:
             self.writes = max(self.writes, writes)
@@ -249,7 +254,8 @@ class RedisCommands:
         connection = self.durables if durable else self.commands
         began = self._clock.seconds()
         try:
-            reply = await self._evaluate(connection, self._scripts[name], keys, arguments)
+            script = self._scripts[name]
+            reply = self._checked(script, keys, await self._evaluate(connection, script, keys, arguments))
             if reply and reply[0] == b"fence":
                 raise Unavailable("the lease that this write was made under is lost")
             if durable and waited and self.waits:
@@ -260,15 +266,27 @@ class RedisCommands:
 
     async def _evaluate(
         self, connection: RedisConnection, script: Script, keys: Sequence[str], arguments: Sequence[Part]
-    ) -> list[Reply]:
+    ) -> Reply:
         try:
-            reply: list[Any] = await connection.call("EVALSHA", script.digest, len(keys), *keys, *arguments)
-            return reply
+            return await connection.call("EVALSHA", script.digest, len(keys), *keys, *arguments)
         except Refusal as error:
             text = str(error)
             if not text.startswith("NOSCRIPT"):
                 raise self._refusal(connection, text) from None
-        return list(await self._call(connection, "EVAL", script.text, len(keys), *keys, *arguments))
+        return await self._call(connection, "EVAL", script.text, len(keys), *keys, *arguments)
+
+    def _checked(self, script: Script, keys: Sequence[str], reply: Reply) -> list[Reply]:
+        """Return a script's reply, where it is one of its own. What else comes is of a server, or of something before
+        it, that does not do what it is told: nothing may be made of it."""
+        if script.may_reply(reply):
+            checked: list[Reply] = reply
+            return checked
+        self.refused += 1
+        key = next((each for each in keys if each != self._names.server), self._names.server)
+        self._log.error(
+            "Redis' reply to the script {name} for {key} has a shape that is not its own", name=script.name, key=key
+        )
+        raise Unavailable(f"Redis' reply to the script {script.name} has a shape that is not its own")
 
     async def run_in_epoch(
         self, name: str, keys: Sequence[str], *arguments: Part, durable: bool = False, waited: bool = True

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from hashlib import sha1
 from importlib.resources import files
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from .connection import Reply
 
 #: What each script builds on, in order. ``epoch`` checks the generation, ``write`` the fence and the key of
 #: the write, ``webhook`` the lease.
@@ -67,16 +71,104 @@ _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "dead_retry": (),
 }
 
+#: What each script may reply: a word, and behind it the kinds of what follows, of which i is a number, b text, and n
+#: nothing. Beside these any may say `_REFUSALS`, as far as it builds on what does.
+_REPLIES: Final[dict[str, str]] = {
+    "attach": "[^:]+:bbii|format:bb",
+    "publish": "ok:(ib)?|absent:",
+    "history": "ok:biibi(i[bn])*",
+    "history_clear": "ok:",
+    "positions": "ok:(bi)*",
+    "locate": "ok:b",
+    "append": "ok:ibb",
+    "inbox_read": "ok:ibiiiibiiii(ibb)*",
+    "inbox_list": "ok:ibbiiii(ibb)*",
+    "inbox_change": "ok:iiiib|conflict:|invalid:",
+    "inbox_announce": "ok:",
+    "acknowledge": "ok:i|conflict:|invalid:",
+    "clear": "ok:i",
+    "quarantine": "ok:i",
+    "task_create": "ok:|exists:|version:",
+    "task_replace": "ok:([ib]b(i(bb)*)?)?|unknown:|version:|ended:|kind:b|many:",
+    "task_restart": "ok:|unknown:|version:",
+    "output_append": "ok:ibiii|unknown:|attempt:i|repeat:ibi|ended:|kind:b|many:|begin:|(fenced|gap):ii",
+    "output_read": "ok:bbiiiiiib|unknown:",
+    "outputs_kept": "ok:i",
+    "tasks_of": "ok:(bb)*",
+    "tasks_idle": "ok:i*",
+    "tasks_stale": "ok:i(bb)*",
+    "revoke_token": "ok:",
+    "revoke_user": "ok:",
+    "revoked": "ok:i*",
+    "heartbeat": "ok:ibbib*|gone:b",
+    "expire": "ok:bib*",
+    "nodes": "ok:(bbbibb)*",
+    "settings": "ok:(bbb)*",
+    "presence_begin": "ok:ii|gone:",
+    "presence_describe": "ok:",
+    "presence_end": "ok:i",
+    "presence_going": "ok:i",
+    "presence_lingers": "ok:i",
+    "presence_compare": "ok:iii(bbb)*|gone:",
+    "presence_sweep": "ok:i(bb[bn])*",
+    "lease": "ok:i",
+    "ingest_begin": "ok:i|fence:",
+    "ingest_end": "ok:|fence:",
+    "events_append": "ok:",
+    "events_trim": "ok:iiibi",
+    "events_read": "ok:ib(bb)*",
+    "unread_due": "ok:i(bib[bn])*",
+    "unread_tell": "ok:",
+    "webhook_begin": "ok:bbi(bb)*",
+    "webhook_cursor": "ok:",
+    "webhook_gone": "ok:",
+    "webhook_hold": "ok:",
+    "webhook_release": "ok:i",
+    "webhook_dead": "ok:",
+    "webhook_retried": "ok:(bb)*",
+    "webhook_revive": "ok:",
+    "dead": "ok:(bb)*",
+    "dead_retry": "ok:i",
+}
+#: What the parts of scripts reply in their place.
+_REFUSALS: Final[dict[str, str]] = {"epoch": "generation:", "write": "fence:|duplicate:bi", "webhook": "fence:"}
+
+
+class _Kinds(dict[type, str]):
+    def __missing__(self, kind: type) -> str:
+        return "?"
+
+
+_KINDS: Final = _Kinds({int: "i", bytes: "b", type(None): "n"})
+
 
 class Script:
     """A script's text, and the digest under which Redis knows it."""
 
-    __slots__ = ("digest", "name", "text")
+    __slots__ = ("_checks", "_replies", "digest", "name", "text")
 
     def __init__(self, name: str, text: str) -> None:
         self.name = name
         self.text = text
         self.digest = sha1(text.encode()).hexdigest()
+        parts = _PARTS[name]
+        self._checks = "epoch" in parts
+        refusals = (_REFUSALS[part] for part in parts if part in _REFUSALS)
+        self._replies = re.compile("|".join((_REPLIES[name], *refusals)))
+
+    def may_reply(self, reply: Reply) -> bool:
+        """Return whether a reply has one of the shapes of this script's."""
+        if type(reply) is not list or not reply or type(reply[0]) is not bytes:
+            return False
+        word, *more = reply[0].split(b" ")
+        # Who checks the generation says how many writes the data knows of, and which keys it noticed.
+        if self._checks and word == b"ok":
+            if not (more and more[0].isdigit() and all(more)):
+                return False
+        elif more:
+            return False
+        kinds = "".join(map(_KINDS.__getitem__, map(type, reply[1:])))
+        return self._replies.fullmatch(f"{word.decode('latin-1')}:{kinds}") is not None
 
 
 def load() -> dict[str, Script]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
+from hashlib import sha1
+
 import pytest
 
 from pushserver.core.positions import Position
@@ -244,6 +248,84 @@ async def test_data_that_goes_back_inside_a_running_redis_is_noticed_at_the_next
     assert await node.history.locate("a", Position(5, lost.epoch)) == Position(5, kept.epoch or "")
     await other.resynced("a")
     assert contents((await node.history.read("a", None, 10, False)).messages) == [0, 1, 2, 3, 4, "new"]
+
+
+def save_a_dump(redis: RedisServer) -> None:
+    assert redis.command("SAVE").startswith("+OK")
+
+
+def load_the_dump(redis: RedisServer) -> None:
+    assert redis.command("DEBUG", "RELOAD", "NOSAVE").startswith("+OK")
+
+
+def copy_the_log(redis: RedisServer) -> None:
+    shutil.copytree(redis.directory / "appendonlydir", redis.directory / "copy")
+
+
+def load_the_copy(redis: RedisServer) -> None:
+    shutil.rmtree(redis.directory / "appendonlydir")
+    (redis.directory / "copy").rename(redis.directory / "appendonlydir")
+    assert redis.command("DEBUG", "LOADAOF").startswith("+OK")
+
+
+def dump_the_keys(redis: RedisServer) -> None:
+    """Dump each key, as tools for backups do it; here the dumps lie in another database."""
+    keep = "local dumped = redis.call('DUMP', k) redis.call('SELECT', 1) redis.call('HSET', 'dumps', k, dumped)"
+    redis.command("EVAL", f"for _, k in ipairs(redis.call('KEYS', '*')) do {keep} redis.call('SELECT', 0) end", "0")
+
+
+def restore_the_keys(redis: RedisServer) -> None:
+    redis.command("FLUSHDB")
+    take = "redis.call('SELECT', 1) local all = redis.call('HGETALL', 'dumps') redis.call('SELECT', 0)"
+    redis.command("EVAL", f"{take} for n = 1, #all, 2 do redis.call('RESTORE', all[n], 0, all[n + 1]) end", "0")
+
+
+Step = Callable[[RedisServer], None]
+
+
+@pytest.mark.parametrize(
+    ("keep", "put_back"),
+    [(save_a_dump, load_the_dump), (copy_the_log, load_the_copy), (dump_the_keys, restore_the_keys)],
+    ids=["dump", "log", "keys"],
+)
+async def test_who_knows_of_no_lost_write_gives_no_offset_out_again(
+    cluster: Cluster, start_redis: Callable[..., RedisServer], keep: Step, put_back: Step
+) -> None:
+    redis = start_redis(appendonly="yes", appendfsync="always")
+    node, other = [await cluster.start(redis.url, name) for name in "ab"]
+    first = await node.broker.publish(publication("a", 1), KEPT, None)
+    keep(redis)
+    lost = await node.broker.publish(publication("a", 2), KEPT, None)
+    noted = await node.inbox.append(publication("user:7", 2), "7", False, None, None, None)
+    put_back(redis)
+    # It has heard of neither, and writes before whoever did.
+    again = await other.broker.publish(publication("a", 3), KEPT, None)
+    renoted = await other.inbox.append(publication("user:7", 3), "7", False, None, None, None)
+    assert (lost.offset, again.offset, noted.offset, renoted.offset) == (2, 2, 1, 1)
+    assert again.epoch not in (first.epoch, lost.epoch)
+    assert renoted.epoch != noted.epoch
+    # All follow into the one generation, once.
+    after = await node.broker.publish(publication("a", 4), KEPT, None)
+    assert (after.offset, after.epoch) == (3, again.epoch)
+    assert contents((await node.history.read("a", None, 10, False)).messages) == [1, 3, 4]
+
+
+async def test_a_server_that_keeps_no_mark_of_its_process_is_used_without_one(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    node = await cluster.start(redis.url)
+    first = await node.broker.publish(publication("a", 1), KEPT, None)
+    assert redis.command("HGET", "push:server", "marked").endswith("1\r\n")
+    # As where numbers are kept as integers always; a node that attaches finds it so.
+    script = node.engine._commands._scripts["attach"]
+    script.text = script.text.replace("== 'embstr'", "== 'nothing'")
+    script.digest = sha1(script.text.encode()).hexdigest()
+    redis.command("SET", "push:server:process", "1")
+    second = await node.broker.publish(publication("a", 2), KEPT, None)
+    third = await node.broker.publish(publication("a", 3), KEPT, None)
+    assert redis.command("HGET", "push:server", "marked") == "$-1\r\n"
+    assert (second.offset, third.offset) == (2, 3)
+    assert first.epoch != second.epoch == third.epoch
 
 
 async def test_a_repeat_of_what_went_with_the_data_is_written_anew(cluster: Cluster, redis: RedisServer) -> None:

@@ -12,6 +12,7 @@ from pushserver.core import errors
 from pushserver.engine.interfaces import IdempotencyKey
 
 from .nodes import KEPT, Cluster, contents, events, eventually, impatient, patiently, publication, until
+from .proxy import Proxy
 from .servers import RedisServer, Sentinel
 
 
@@ -109,6 +110,46 @@ async def test_an_answer_waits_for_the_replica_and_nobody_is_told_before(
     await eventually(lambda: _of(other, "user:7"), [1, 2])
     await eventually(lambda: _of(node, "user:7"), [1, 2])
     assert events(other, "resync") == []
+
+
+async def test_a_failover_between_a_write_and_the_replicas_word(
+    cluster: Cluster, start_redis: Callable[..., RedisServer]
+) -> None:
+    master = start_redis(**{"repl-diskless-sync-delay": 0})
+    replica = replica_of(start_redis, master)
+    await caught_up(master, replica)
+    proxy = await Proxy(master.port).start()
+    try:
+        node = await cluster.start(proxy.url, wait_replicas=1)
+        await node.broker.subscribe("user:7")
+        first = await node.inbox.append(publication("user:7", 1), "7", False, None, None, None)
+        await node.received(1)
+        replica.pause()
+        writes = master.command("HGET", "push:server", "writes")
+        once = IdempotencyKey("two")
+        begun = node.inbox.append(publication("user:7", 2), "7", False, None, None, once)
+        await until(lambda: master.command("HGET", "push:server", "writes") != writes, "the master has it")
+        # What it has, nobody else does, and it is not answered.
+        master.kill()
+        with pytest.raises(errors.Unavailable):
+            await begun
+        proxy.port = replica.port
+        replica.resume()
+        replica.command("REPLICAOF", "NO", "ONE")
+        returned = RedisServer(master.directory, port=master.port, replicaof=f"127.0.0.1 {replica.port}")
+        try:
+            returned.start()
+            await caught_up(replica, returned)
+            again = await patiently(lambda: node.inbox.append(publication("user:7", 2), "7", False, None, None, once))
+        finally:
+            returned.kill()
+        # It is written for the first time, under an offset that nobody was told of in this epoch.
+        assert (again.duplicate, again.offset, again.epoch == first.epoch) == (False, 2, False)
+        assert contents((await node.inbox.read("7", 0, 10)).messages) == [1, 2]
+        assert contents([each for each in node.listener.delivered if each.channel == "user:7"]) == [1, 2]
+    finally:
+        await cluster.close()
+        await proxy.stop()
 
 
 async def _of(node: Any, channel: str) -> list[Any]:

@@ -11,6 +11,8 @@ Command = Callable[[Database, Sequence[bytes]], Reply]
 NOT_INTEGER = "ERR value is not an integer or out of range"
 NOT_FLOAT = "ERR value is not a valid float"
 SYNTAX = "ERR syntax error"
+#: So many octets of text Redis keeps beside what else it notes of it.
+EMBEDDED = 44
 
 #: The commands by name, the least number of arguments, whether there may be more, and whether they write.
 COMMANDS: dict[bytes, tuple[Command, int, bool, bool]] = {}
@@ -25,7 +27,9 @@ def command(name: str, least: int, *, more: bool = False, writes: bool = False) 
 
 
 #: What a Redis without memory refuses; other writes need none.
-NEEDS_MEMORY = frozenset({b"SET", b"INCR", b"DECR", b"HSET", b"HSETNX", b"HINCRBY", b"SADD", b"ZADD", b"XADD"})
+NEEDS_MEMORY = frozenset(
+    {b"SET", b"INCR", b"INCRBYFLOAT", b"DECR", b"HSET", b"HSETNX", b"HINCRBY", b"SADD", b"ZADD", b"XADD"}
+)
 
 
 def run(database: Database, parts: Sequence[bytes], begun: bool = False) -> Reply:
@@ -178,6 +182,31 @@ def incr(database: Database, a: Sequence[bytes]) -> Reply:
 @command("DECR", 1, writes=True)
 def decr(database: Database, a: Sequence[bytes]) -> Reply:
     return _add(database, a[0], -1)
+
+
+@command("INCRBYFLOAT", 2, writes=True)
+def incrbyfloat(database: Database, a: Sequence[bytes]) -> Reply:
+    by = number(a[1])
+    value = number(database.get(a[0], bytes) or b"0") + by
+    if value != int(value) or abs(value) > 2**53:
+        raise RedisError("ERR the model adds whole numbers alone")
+    database.compute(a[0], b"%d" % int(value))
+    return b"%d" % int(value)
+
+
+@command("OBJECT", 2)
+def object_(database: Database, a: Sequence[bytes]) -> Reply:
+    if a[0].upper() != b"ENCODING" or database.kind(a[1]) not in (b"string", b"none"):
+        raise RedisError("ERR the model knows OBJECT ENCODING of strings alone")
+    value = database.get(a[1], bytes)
+    if value is None:
+        return None
+    if not database.computed(a[1]) and len(value) <= 20:
+        try:
+            return b"int" if b"%d" % integer(value) == value else b"embstr"
+        except RedisError:
+            pass
+    return b"embstr" if len(value) <= EMBEDDED else b"raw"
 
 
 # -- hashes -----------------------------------------------------------------------------------------------------------

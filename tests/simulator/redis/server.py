@@ -81,8 +81,7 @@ class ModelRedis(ServerFactory):
         """Another process answers from now on, with the same data, or with what was saved. Connections are lost."""
         self.run_id = self._new_id()
         self.scripts.forget()
-        if saved is not None:
-            self.database.load(saved)
+        self.database.load(self.database.save() if saved is None else saved)
         for session in list(self.sessions):
             session.transport.abortConnection()
 

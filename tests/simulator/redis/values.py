@@ -66,6 +66,8 @@ class Database:
         self.publish = publish
         self._values: dict[bytes, Any] = {}
         self._ends: dict[bytes, int] = {}
+        #: the numbers that are kept as the text that was computed: as integers once they are saved
+        self._computed: set[bytes] = set()
         #: why nothing may be written, if so
         self.full = ""
 
@@ -99,10 +101,20 @@ class Database:
         """Set a string, without an end."""
         self._values[key] = value
         self._ends.pop(key, None)
+        self._computed.discard(key)
 
     def change(self, key: bytes, value: bytes) -> None:
         """Set a string, which keeps its end."""
         self._values[key] = value
+        self._computed.discard(key)
+
+    def compute(self, key: bytes, value: bytes) -> None:
+        """Set a string as `change` does, which is kept as text though it is an integer."""
+        self._values[key] = value
+        self._computed.add(key)
+
+    def computed(self, key: bytes) -> bool:
+        return key in self._computed
 
     def tidy(self, key: bytes) -> None:
         """Remove a key whose value has nothing left; a stream stays."""
@@ -112,6 +124,7 @@ class Database:
 
     def remove(self, key: bytes) -> bool:
         self._ends.pop(key, None)
+        self._computed.discard(key)
         return self._values.pop(key, None) is not None
 
     def exists(self, key: bytes) -> bool:
@@ -145,7 +158,9 @@ class Database:
     def load(self, saved: object) -> None:
         values, ends = deepcopy(saved)  # type: ignore[misc]
         self._values, self._ends = values, ends
+        self._computed.clear()
 
     def flush(self) -> None:
         self._values.clear()
         self._ends.clear()
+        self._computed.clear()

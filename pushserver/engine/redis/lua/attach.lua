@@ -3,10 +3,12 @@
 -- are below the time of now, in ms).
 -- KEYS: server    ARGV: 1 run id, 2 a fresh generation, 3 a fresh secret, 4 the generation that the node knew, or '',
 --       5 'move': that one shall hold no longer, 6 how many writes the node knows of, 7 'evicts' where Redis may,
---       8 the format that the node reads
--- Returns the generation that holds, the secret of this data, the lowest version of a new state, and how many writes the
--- data knows of; or 'format' with the data's own and the oldest that can read it, where that is no format of the node's.
+--       8 the format that the node reads, 9 '1' where the data had a mark of the process when the node attached, or '0'
+-- Returns the generation that holds, the secret of this data, the lowest version of a new state, how many writes the
+-- data knows of, and whether it has a mark of the process, 1 or 0; or 'format' with the data's own and the oldest that
+-- can read it, where that is no format of the node's.
 local KEPT = 32
+local MARK = KEYS[1] .. ':process'
 local written = redis.call('HMGET', KEYS[1], 'format', 'min_reader')
 local format, reader = tonumber(written[1] or 1), tonumber(written[2] or 1)
 if not format or not reader or reader > tonumber(ARGV[8]) then
@@ -16,7 +18,8 @@ if format < tonumber(ARGV[8]) then
   redis.call('HSET', KEYS[1], 'format', ARGV[8], 'min_reader', 1)
 end
 redis.call('HSETNX', KEYS[1], 'secret', ARGV[3])
-local known = redis.call('HMGET', KEYS[1], 'run_id', 'generation', 'secret', 'versions', 'generations', 'lost', 'writes')
+local known = redis.call('HMGET', KEYS[1], 'run_id', 'generation', 'secret', 'versions', 'generations', 'lost',
+  'writes', 'marked')
 local generation, versions = known[2], known[4]
 local function names(text)
   local found = {}
@@ -44,9 +47,15 @@ if older then
 end
 local writes = tonumber(known[7] or 0)
 local back = ARGV[5] == 'move' or writes < tonumber(ARGV[6])
+-- The mark of the process is a number of which Redis, while it runs, keeps the text that INCRBYFLOAT made; once saved,
+-- replicated, restored or replayed it is kept as an integer. So where that is gone, the data was loaded since.
+local function in_memory()
+  return redis.call('OBJECT', 'ENCODING', MARK) == 'embstr'
+end
+local loaded = (known[8] or ARGV[9] == '1' and generation == ARGV[4]) and not in_memory()
 -- Above all that were given out, also where the generation moves twice within a millisecond.
 local above = math.max(milliseconds(), tonumber(string.match(versions or '', ' (%d+)$') or 0) + 1)
-if not generation or known[1] ~= ARGV[1] or older or back and generation == ARGV[4] then
+if not generation or known[1] ~= ARGV[1] or older or loaded or back and generation == ARGV[4] then
   redis.call('HSET', KEYS[1], 'run_id', ARGV[1], 'generation', ARGV[2])
   versions = (generation or ARGV[4] ~= '') and string.format('%d', above) or '1'
   generation = ARGV[2]
@@ -57,9 +66,23 @@ end
 -- They stand beside the generation: a node of an older version moves that alone.
 versions = versions or string.format('%d', above)
 redis.call('HSET', KEYS[1], 'versions', generation .. ' ' .. versions, 'generations', joined(all))
+local marked = 0
 if ARGV[7] == 'evicts' then
+  -- It might evict the mark.
   redis.call('HSET', KEYS[1], 'evicts', 1)
+  redis.call('DEL', MARK)
 else
   redis.call('HDEL', KEYS[1], 'evicts')
+  if not known[8] or loaded then
+    redis.call('SET', MARK, 0)
+    redis.call('INCRBYFLOAT', MARK, 1)
+  end
+  -- A server that keeps it in another way has none.
+  marked = in_memory() and 1 or 0
 end
-return {generation, known[3], versions, writes}
+if marked == 1 then
+  redis.call('HSET', KEYS[1], 'marked', 1)
+else
+  redis.call('HDEL', KEYS[1], 'marked')
+end
+return {generation, known[3], versions, writes, marked}

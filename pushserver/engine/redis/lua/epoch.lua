@@ -1,9 +1,11 @@
 -- KEYS[1]: server    ARGV: 1 the generation as the node knows it, 2 the period of epochs, ms, the last: how many writes the
 -- node knows of
-local known_server = redis.call('HMGET', KEYS[1], 'generation', 'secret', 'writes', 'evicts', 'versions')
+local known_server = redis.call('HMGET', KEYS[1], 'generation', 'secret', 'writes', 'evicts', 'versions', 'marked')
 local generation, secret, writes = known_server[1], known_server[2], tonumber(known_server[3] or 0)
--- Fewer writes than it knows of: the data went back, inside the same process.
-if not secret or generation ~= ARGV[1] or writes < tonumber(table.remove(ARGV)) then
+-- Data that was loaded since a node attached, or that has fewer writes than this one knows of, went back inside the same
+-- process. `attach` says what the mark is.
+local loaded = known_server[6] and redis.call('OBJECT', 'ENCODING', KEYS[1] .. ':process') ~= 'embstr'
+if not secret or generation ~= ARGV[1] or loaded or writes < tonumber(table.remove(ARGV)) then
   return {'generation'}
 end
 -- The keys of inboxes of which unread messages went by their limits or by age, each behind a space.
