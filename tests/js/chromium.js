@@ -38,6 +38,15 @@ export class Chromium extends Driven {
     return opened;
   }
 
+  /** Ends every shared worker, as the browser does with one that takes too much. */
+  async endWorkers() {
+    const { targetInfos } = await this.call('Target.getTargets');
+    for (const { targetId } of targetInfos.filter(({ type }) => type === 'shared_worker')) {
+      const { sessionId } = await this.call('Target.attachToTarget', { targetId, flatten: true });
+      await this.call('Runtime.evaluate', { expression: 'close()' }, { sessionId });
+    }
+  }
+
   stop() {
     return this.end('Browser.close');
   }
