@@ -107,7 +107,7 @@ def test_under_node(path: Path, node_modules: Path) -> None:
 @pytest.mark.full
 def test_many_walks(node_modules: Path) -> None:
     done = run(
-        "env", "WALKS=600", program("node"), "--test", "--test-reporter=tap", f"{TESTS}/walk.test.js", timeout=900
+        "env", "WALKS=2000", program("node"), "--test", "--test-reporter=tap", f"{TESTS}/walk.test.js", timeout=900
     )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 

@@ -256,7 +256,8 @@ class Background:
         if rest is not None:
             self._outbox.put_behind(entry, rest)
         elif is_smaller and entry.command is not None:
-            self.log("cut", logging.WARNING, "%s was too large: its data was cut", entry.command.method)
+            words = "%s was too large for the server, or on the way, and was cut: send where its data is stored"
+            self.log("cut", logging.WARNING, words, entry.command.method)
         return is_smaller
 
     def _exchange(self, commands: list[Command]) -> list[Any]:
@@ -298,7 +299,9 @@ class Background:
         # An outage may become another one that somebody must mend, as a Redis that is back without its rights.
         if error.code not in self._outage:
             self._outage.add(error.code)
-            _log.warning("the push server cannot be reached (%s); what must not be lost is kept and tried again", error)
+            where = "" if self._transport is None else f" at {self._transport.where}"
+            words = "the push server cannot be reached%s (%s); what must not be lost is kept and tried again"
+            _log.warning(words, where, error)
 
     def _came_back(self) -> None:
         if self._failures:
@@ -367,6 +370,11 @@ class Background:
                 continue
             if state is not None:
                 entry.reporter.receive(command, state, None)
+
+    def log_left_out(self, command: Command) -> None:
+        """Say that a command goes without some of its data."""
+        words = "%s holds what cannot be sent, or too much of it, which was left out: send where it is stored"
+        self.log("left out", logging.WARNING, words, command.method)
 
     def log(self, what: str, level: int, text: str, *values: Any) -> None:
         """A line for the first of its kind; the rest are for who looks closely."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import time
@@ -175,8 +174,7 @@ class Core:
     def _later(self, lane: str, command: Command) -> Entry:
         found = plain(command.params, BODY_LIMIT)
         if found.truncated:
-            text = "%s holds what cannot be sent, or too much of it: that was left out"
-            self._background.log("left out", logging.WARNING, text, command.method)
+            self._background.log_left_out(command)
         entry = Entry(lane, Command(command.method, found.value))
         if not self._background.put(entry):
             entry.delivery.finish(None, PublishUnavailable("too much waits for the push server already"))

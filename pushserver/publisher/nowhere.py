@@ -13,6 +13,7 @@ class NullTransport:
     """Accepts everything and keeps nothing: ``Publisher("null://")``."""
 
     answers = True
+    where = "null://"
 
     def call(self, command: Command) -> Any:
         params = command.params

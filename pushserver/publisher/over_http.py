@@ -37,7 +37,7 @@ from pushserver.publisher.transport import Trust, port_of
 _AWAY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 #: Connections at a time; a publisher in many threads needs one for each.
 _MAX_CONNECTIONS: Final = 100
-_NOT_OURS: Final = "the answer is not the push server's"
+_NOT_OURS: Final = "the answer is not the push server's: see the publisher's address"
 
 
 class HttpTransport:
@@ -55,6 +55,7 @@ class HttpTransport:
         if parts.query or parts.fragment:
             raise ValueError("url: the address ends before ? and #")
         self._url = url.rstrip("/")
+        self.where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         self._headers = _headers(api_key)
         self._timeout = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
         self._context = trust.context()
@@ -107,7 +108,7 @@ class HttpTransport:
             httpcore.TimeoutException,
             OSError,
         ) as error:
-            raise PublishUnavailable(f"{type(error).__name__}: {error}") from error
+            raise PublishUnavailable(f"{type(error).__name__}: {error}{_advice(error)}") from error
         return _read(response.status, response.content)
 
     def _connected(self) -> httpcore.ConnectionPool:
@@ -161,6 +162,15 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _advice(error: Exception) -> str:
+    """What to do about an error whose own words do not say it."""
+    if "illegal status line" in str(error):
+        return ": see the publisher's address, what answers there does not speak HTTP"
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return ": give the publisher the certificate of its authority as ca, and the name that it is for in the address"
+    return ""
+
+
 def _query(params: dict[str, Any]) -> str:
     return urlencode({name: "true" if value is True else value for name, value in params.items()})
 
@@ -189,9 +199,10 @@ def _read(status: int, content: bytes) -> dict[str, Any]:
     if isinstance(error, dict) and "code" in error:
         told = from_reply(error)
     elif status in _AWAY:
-        told = PublishUnavailable(f"HTTP {status}")
+        told = PublishUnavailable(f"HTTP {status}, from something before the push server")
     else:
-        told = PublishRefused(f"{FOREIGN}{status}", "an answer of something before the push server")
+        words = "something before the push server refuses: see its log, or the publisher's address"
+        told = PublishRefused(f"{FOREIGN}{status}", words)
     if status in _AWAY and told.code not in PASSING:
         told = PublishUnavailable(told.message, told.code)
     raise told

@@ -18,6 +18,7 @@ try:
         BusyLoadingError,
         ClusterDownError,
         ConnectionError,
+        InvalidResponse,
         NoPermissionError,
         OutOfMemoryError,
         ReadOnlyError,
@@ -56,6 +57,7 @@ class RedisTransport:
 
     def __init__(self, address: RedisEndpoint, prefix: str, timeout: float, asking: Transport | None) -> None:
         self._address = address
+        self.where = str(address)
         self._prefix = prefix
         self._timeout = timeout
         self._asking = asking
@@ -142,6 +144,8 @@ def _told(error: Exception, name: str) -> PublishError:
     word = str(error).partition(" ")[0]
     if isinstance(error, AuthenticationError):
         return PublishUnavailable(f"Redis: {error}: see the user and the password of the publisher's address")
+    if isinstance(error, InvalidResponse):
+        return PublishUnavailable(f"{error}: no Redis answers there: see the publisher's address")
     if isinstance(error, _PASSING) or word in _PASSING_WORDS:
         return PublishUnavailable(f"Redis: {error}")
     if isinstance(error, NoPermissionError):

@@ -259,8 +259,7 @@ class BaseTask:
 
     def _warn(self, cut: bool, command: Command) -> None:
         if cut:
-            words = "%s holds what cannot be sent, or too much of it: that was left out"
-            self._background.log("left out", logging.WARNING, words, command.method)
+            self._background.log_left_out(command)
 
 
 class Task(BaseTask):

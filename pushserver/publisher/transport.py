@@ -24,6 +24,8 @@ class Transport(Protocol):
 
     #: whether a task's command is answered with the task's state
     answers: bool
+    #: for people: where it leads, without user and password
+    where: str
 
     def call(self, command: Command) -> Any: ...
 
@@ -71,6 +73,11 @@ class RedisEndpoint(Struct, frozen=True, kw_only=True):
     username: str | None = None
     password: str | None = None
     tls: Trust | None = None
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix://{self.path}"
+        return f"{'redis' if self.tls is None else 'rediss'}://{self.host}:{self.port}/{self.database}"
 
 
 def redis_address(url: str, trust: Trust) -> RedisEndpoint:

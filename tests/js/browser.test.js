@@ -125,13 +125,79 @@ test('three tabs, one connection, closing any of them loses nothing', async (con
   await until(() => server.links.size === 0);
 });
 
-test('a worker that does not load: each tab has a connection of its own', async (context) => {
-  const server = await serve(context, { refuse: /worker/ });
-  const tab = await browser.open(server.page, 'window.warned = 0; console.warn = () => { warned += 1; }');
-  await tab.run(begin(`(await import('/pushclient/shared.js')).createSharedClient({ token: () => '42.x', ${QUICK} })`));
+const isWorker = /worker/;
+const sent = (response, type, text) => (response.writeHead(200, { 'Content-Type': type }).end(text), true);
+/** What may be wrong with the worker's script: what the server does, and what the one warning says. */
+const SCRIPTS = {
+  'is not there': [{ refuse: isWorker }, /did not load/],
+  'is forbidden by the policy': [{ policy: "default-src 'self'; connect-src 'self' ws:; worker-src 'none'" }, /worker-src/],
+  'lies on another origin': [{ elsewhere: true }, /has to come from the origin of the page/],
+  'is a page': [{ instead: (path, response) => isWorker.test(path) && sent(response, 'text/html', '<!doctype html>') }, /did not load/],
+  'does not come': [{ instead: (path) => isWorker.test(path) }, /no answer/],
+  'says nothing': [{ instead: (path, response) => isWorker.test(path) && sent(response, 'text/javascript', '0;') }, /no answer/],
+};
+
+for (const [what, [options, advice]] of Object.entries(SCRIPTS)) {
+  test(`a worker script that ${what}: each tab has a connection of its own, and one warning`, async (context) => {
+    const server = await serve(context, options);
+    const workerUrl = options.elsewhere ? `'http://localhost:${server.port}/pushclient/worker.js'` : 'undefined';
+    const shared = `(await import('/pushclient/shared.js')).createSharedClient({ token: () => '42.x', workerUrl: ${workerUrl}, ${QUICK} })`;
+    const tabs = [];
+    for (let count = 1; count <= 2; count += 1) {
+      const tab = await browser.open(server.page, 'window.warned = []; console.warn = (text) => { warned.push(text); }');
+      await tab.run(begin(shared));
+      assert.equal(server.handshakes, count);
+      tabs.push(tab);
+    }
+    server.notify('42', 'a');
+    server.publish('news', 1);
+    for (const tab of tabs) {
+      await tab.until('inbox.length === 1 && news.length === 1');
+      const [isConnected, warned] = await tab.run('[client.getState().isConnected, warned]');
+      assert.deepEqual([isConnected, warned.length], [true, 1]);
+      assert.match(warned[0], /this tab has a connection of its own/);
+      // In what words a browser tells it is its own affair.
+      if (Browser === Chromium) assert.match(warned[0], advice);
+      await tab.close();
+    }
+  });
+}
+
+// A shared worker lives in the process of the tab that made it. Firefox lets nobody crash one from outside.
+if (Browser === Chromium) test('a shared worker that a crashing tab takes along: the others have the next one, and miss nothing', async (context) => {
+  const server = await serve(context);
+  const shared = `(await import('/pushclient/shared.js')).createSharedClient({ token: () => '42.x', ${QUICK} })`;
+  const tabs = [];
+  for (let count = 0; count < 3; count += 1) {
+    tabs.push(await browser.open(server.page, PATIENT));
+    await tabs[count].run(begin(shared));
+    await tabs[count].run("window.lost = 0, client.on('disconnect', () => { lost += 1; }), 0");
+  }
+  assert.equal(server.handshakes, 1);
+  const crashed = tabs.shift();
+  crashed.crash();
   server.notify('42', 'a');
-  await tab.until('inbox.length === 1');
-  assert.deepEqual(await tab.run('[client.getState().isConnected, warned]'), [true, 1]);
+  server.publish('news', 1);
+  for (const tab of tabs) await tab.until('lost === 1 && inbox.length === 1 && news.length === 1 && client.getState().isConnected');
+  assert.equal(server.handshakes, 2, 'one connection for both again');
+  for (const tab of tabs) {
+    assert.deepEqual(await tab.run('[inbox, news]'), [['a'], [1]]);
+    await tab.close();
+  }
+  await until(() => server.links.size === 0);
+  await crashed.close();
+});
+
+test('a page that was put aside whole and is shown again, where there are no locks', async (context) => {
+  const server = await serve(context);
+  const tab = await browser.open(server.page, `${PATIENT} Object.defineProperty(navigator, 'locks', { value: undefined });`);
+  await tab.run(begin(`(await import('/pushclient/shared.js')).createSharedClient({ token: () => '42.x', ${QUICK} })`));
+  await tab.run("dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))");
+  await until(() => server.links.size === 0);
+  server.notify('42', 'a');
+  server.publish('news', 1);
+  await tab.run("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))");
+  await tab.until('inbox.length === 1 && news.length === 1');
   await tab.close();
 });
 

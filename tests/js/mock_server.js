@@ -307,13 +307,14 @@ export class MockServer {
 
   /** The page and the client's files, as the server lays them out, under a strict content security policy. */
   #file(path, response) {
-    const policy = { 'Content-Security-Policy': "default-src 'self'; connect-src 'self' ws:" };
+    const policy = { 'Content-Security-Policy': this.options.policy ?? "default-src 'self'; connect-src 'self' ws:" };
     if (path === '/') {
       response.writeHead(200, { 'Content-Type': 'text/html', ...policy }).end('<!doctype html><title>page</title>');
       return true;
     }
     const name = /^\/(pushclient(?:\/\w+)*\.js)$/.exec(path)?.[1];
     if (!name || this.options.refuse?.test(path)) return false;
+    if (this.options.instead?.(path, response)) return true;
     const source = readFileSync(join(STATIC, name));
     response.writeHead(200, { 'Content-Type': 'text/javascript', ...policy }).end(source);
     return true;

@@ -1,7 +1,7 @@
 // The token over a line that the test holds.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Unauthorized } from '../../pushserver/web/static/pushclient/errors.js';
+import { PushError, Unauthorized } from '../../pushserver/web/static/pushclient/errors.js';
 import { DEFAULTS } from '../../pushserver/web/static/pushclient/options.js';
 import { createSession } from '../../pushserver/web/static/pushclient/session.js';
 import { fakeLine, fakeLink, nextTurn, tokenOf } from './fakes.js';
@@ -133,4 +133,43 @@ test('a renewal that finds nobody signed in ends the connection', async () => {
   session.renew();
   await nextTurn();
   assert.deepEqual(seen, [['signedOut', 'UNAUTHORIZED']]);
+});
+
+test('where there is no other token, the one in use is left to end', async () => {
+  let calls = 0;
+  const { line, seen, session } = stage(() => {
+    calls += 1;
+    throw new PushError('TOKEN_EXPIRED', 'no other', { closeCode: 3005 });
+  });
+  session.schedule(line.clock.time + 100_000);
+  session.heard(line.clock.time);
+  line.clock.time += 81_000;
+  session.tick();
+  await settle();
+  line.clock.time += 10_000;
+  session.tick();
+  await settle();
+  assert.deepEqual([calls, line.asked, line.told, seen], [1, [], [], []]);
+});
+
+test('a new token that the server could not look at is offered again, not asked for again', async () => {
+  let calls = 0;
+  const { line, seen, session } = stage(() => `t${(calls += 1)}`);
+  line.user.token = await session.take();
+  session.renew();
+  await settle();
+  line.asked.at(-1).failed(new PushError('UNAVAILABLE', 'away'));
+  line.clock.time += 5000;
+  session.tick();
+  await settle();
+  assert.deepEqual(line.asked.map(({ data }) => data.token), ['t2', 't2']);
+  line.asked.at(-1).reply({ expiresAt: line.clock.time + 100_000 });
+  assert.deepEqual(seen.map(([what]) => what), ['renewed']);
+  session.renew();
+  await settle();
+  line.asked.at(-1).failed(new PushError('TOKEN_EXPIRED', 'late'));
+  line.clock.time += 5000;
+  session.tick();
+  await settle();
+  assert.deepEqual(line.asked.map(({ data }) => data.token), ['t2', 't2', 't3', 't4']);
 });

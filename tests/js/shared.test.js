@@ -15,22 +15,57 @@ async function tabs(context, count, options = {}) {
   const server = await new MockServer().start();
   server.keep('news', 'system');
   const made = [];
-  const exchange = new Exchange((given) => {
-    const client = createClient({ ...given, reconnectInterval: 20, lossWindow: 40, ackDelay: 10, environment: { WebSocket } });
-    made.push(client);
-    return client;
-  });
-  const worker = fakeWorker((port) => exchange.accept(port));
-  const { open, ports } = worker;
+  const ports = [];
+  const workers = [];
+  const begin = () => {
+    const worker = { made: [], ports: [] };
+    worker.exchange = new Exchange((given) => {
+      const client = createClient({ ...given, reconnectInterval: 20, lossWindow: 40, ackDelay: 10, environment: { WebSocket } });
+      made.push(client);
+      worker.made.push(client);
+      return client;
+    });
+    worker.died = new Promise((resolve) => (worker.end = resolve));
+    workers.push(worker);
+  };
+  begin();
+  const open = () => {
+    const { port1, port2 } = new MessageChannel();
+    const { exchange, died, ports: its } = workers.at(-1);
+    ports.push(port1, port2);
+    its.push(port1, port2);
+    exchange.accept(port2);
+    return { port: port1, lock: null, release: () => {}, died };
+  };
+  /** The worker ends without a word, and the tabs learn it. */
+  const crash = () => {
+    const worker = workers.at(-1);
+    for (const port of worker.ports) port.close();
+    for (const client of worker.made) client.disconnect();
+    begin();
+    worker.end();
+  };
   const clients = Array.from({ length: count }, () => createSharedClient({ url: server.url, token: () => '42.x', open, ...options }));
   context.after(async () => {
     for (const client of clients) client.disconnect();
     await new Promise((resolve) => setTimeout(resolve, 20));
     for (const client of made) client.disconnect();
-    worker.close();
+    for (const port of ports) port.close();
     await server.stop();
   });
-  return { server, clients, made, ports };
+  return { server, clients, made, ports, crash };
+}
+
+/** Gives this process what a page has, for one test. */
+function asPage(context, values) {
+  const before = Object.fromEntries(Object.keys(values).map((name) => [name, Object.getOwnPropertyDescriptor(globalThis, name)]));
+  for (const [name, value] of Object.entries(values)) Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
+  context.after(() => {
+    for (const [name, descriptor] of Object.entries(before)) {
+      if (descriptor) Object.defineProperty(globalThis, name, descriptor);
+      else delete globalThis[name];
+    }
+  });
 }
 
 test('three tabs, one connection, one sign-in', async (context) => {
@@ -302,6 +337,171 @@ test('tabs that do not answer keep nobody out, at sign-in and at a renewal', asy
   for (const answer of unanswered) answer('42.x');
 });
 
+/** From now on the server takes these tokens for expired. */
+function expire(server, ...tokens) {
+  server.refuse = (token, link) => {
+    if (!tokens.includes(token)) return null;
+    return { code: 'TOKEN_EXPIRED', close: link?.userId === null ? 3005 : undefined };
+  };
+  server.close(3005, 'token expired');
+}
+
+test('a string that has expired ends the attempts in all tabs, as without a worker, and another one resumes', async (context) => {
+  const { server, clients } = await tabs(context, 2, { token: '42.x' });
+  await Promise.all(clients.map((client) => client.connect()));
+  expire(server, '42.x');
+  await until(() => clients.every((client) => client.getState().connectionState === 'closed'));
+  assert.deepEqual(clients.map((client) => client.getState().lastError.code), ['TOKEN_EXPIRED', 'TOKEN_EXPIRED']);
+  assert.deepEqual(clients.map((client) => client.getState().lastError.closeCode), [3005, 3005]);
+  assert.equal(server.of('auth').length, 1, 'what is known to have expired is not sent again');
+  // Who insists is told by the server.
+  await assert.rejects(clients[0].connect(), { code: 'TOKEN_EXPIRED' });
+  assert.equal(server.of('auth').length, 2);
+  clients[1].setToken('42.y');
+  await until(() => clients.every((client) => client.getState().isConnected));
+  assert.equal(server.of('auth').at(-1).data.token, '42.y');
+});
+
+test('where one tab has a string alone, another may have the next token', async (context) => {
+  const { server, clients } = await tabs(context, 3, { token: '42.x' });
+  clients[1].setToken('42.y');
+  let count = 0;
+  clients[2].setToken(() => `42.${(count += 1)}`);
+  await clients[0].connect();
+  await clients[1].connect();
+  expire(server, '42.x');
+  await until(() => server.of('auth').at(-1).data.token === '42.y');
+  await until(() => clients[1].getState().isConnected);
+  await clients[2].connect();
+  expire(server, '42.x', '42.y');
+  await until(() => clients.every((client) => client.getState().isConnected) && server.of('auth').at(-1).data.token === '42.2');
+  assert.equal(server.of('auth').length, 3);
+});
+
+test('after disconnect() another user finds nothing of the last one', async (context) => {
+  const { server, clients: [client] } = await tabs(context, 1, { token: tokenOf('alice') });
+  byClaim(server);
+  await client.connect();
+  server.task({ taskId: 't', userId: 'alice', status: 'running', percentage: 30, version: 1, createdAt: 1, updatedAt: 1 });
+  await until(() => client.getTaskProgress('t') === 30);
+  client.disconnect();
+  client.setToken(tokenOf('bob'));
+  const asked = client.connect();
+  await settle();
+  assert.equal(client.getState().userId, null);
+  assert.equal(client.getState().tasks.size, 0);
+  await asked;
+  assert.equal(client.getState().userId, 'bob');
+});
+
+test('a worker that ends without a word is followed by another one, which goes on where the tabs were', async (context) => {
+  const { server, clients, crash } = await tabs(context, 2);
+  const shown = [[], []];
+  const told = [[], []];
+  clients.forEach((client, index) => {
+    for (const type of ['connect', 'disconnect', 'gap']) client.on(type, ({ code }) => told[index].push(code ? `${type} ${code}` : type));
+    client.on('user_notification', (push) => shown[index].push(push.data));
+  });
+  await Promise.all(clients.map((client) => client.connect()));
+  await Promise.all(clients.map((client, index) => client.subscribeChannel('news', (push) => shown[index].push(push.data)).ready));
+  server.notify('42', 'a');
+  server.publish('news', 1);
+  await until(() => shown.every((each) => each.length === 2));
+  const history = clients[0].request('history', { channel: 'news' });
+  crash();
+  server.notify('42', 'b');
+  server.publish('news', 2);
+  await until(() => shown.every((each) => each.length === 4));
+  assert.deepEqual(shown.map((each) => each.map(String).sort()), Array(2).fill(['1', '2', 'a', 'b']));
+  assert.deepEqual(told, Array(2).fill(['connect', 'disconnect 1006', 'connect']));
+  assert.equal(server.links.size, 1, 'one connection for both');
+  assert.ok((await history).messages.length > 0, 'what had no answer is asked again');
+});
+
+test('after the end of a worker another user gets nothing that was asked before', async (context) => {
+  let user = 'alice';
+  const { server, clients: [client], crash } = await tabs(context, 1, { token: () => tokenOf(user) });
+  byClaim(server);
+  await client.connect();
+  server.reply = ({ type }) => (type === 'history' ? null : undefined);
+  const asked = assert.rejects(client.history('news'), { code: 'CLOSED', message: 'the user changed' });
+  await until(() => server.of('history').length === 1);
+  user = 'bob';
+  crash();
+  await asked;
+  await until(() => client.getState().userId === 'bob');
+  assert.equal(server.of('history').length, 1);
+});
+
+test('a worker that ends before it is of use is not started again', async (context) => {
+  const server = await new MockServer().start();
+  const warn = context.mock.method(console, 'warn', () => {});
+  const ports = [];
+  let started = 0;
+  const own = () => {
+    const { port1, port2 } = new MessageChannel();
+    ports.push(port1, port2);
+    new Exchange((given) => createClient({ ...given, environment: { WebSocket } })).accept(port2);
+    return { port: port1, lock: null, release: () => {} };
+  };
+  const dies = () => (started += 1, { port: { postMessage: () => {} }, lock: null, release: () => {}, died: Promise.resolve() });
+  const client = new SharedClient({ url: server.url, session: '' }, { token: '42.x', open: dies, openOwn: own });
+  context.after(async () => {
+    client.disconnect();
+    await until(() => server.links.size === 0);
+    for (const port of ports) port.close();
+    await server.stop();
+  });
+  await client.connect();
+  assert.deepEqual([started, warn.mock.callCount()], [1, 1]);
+});
+
+test('without locks a page says that it goes, and joins again when it is shown again', async (context) => {
+  const page = new EventTarget();
+  const [addEventListener, removeEventListener] = ['addEventListener', 'removeEventListener'].map((name) => page[name].bind(page));
+  asPage(context, { addEventListener, removeEventListener });
+  const { server, clients: [client, other] } = await tabs(context, 2);
+  const shown = [];
+  client.on('user_notification', (push) => shown.push(push.data));
+  const news = client.subscribeChannel('news', (push) => shown.push(push.data));
+  await client.connect();
+  await news.ready;
+  assert.equal(other.getState().connectionState, 'idle');
+  page.dispatchEvent(new Event('pagehide'));
+  await until(() => server.links.size === 0, 'nobody is there any more');
+  assert.deepEqual([client.getState().isConnected, news.state], [false, 'subscribing']);
+  server.notify('42', 'a');
+  server.publish('news', 1);
+  const asked = client.history('news');
+  page.dispatchEvent(new Event('pageshow'));
+  await until(() => shown.length === 2);
+  assert.deepEqual(shown.map(String).sort(), ['1', 'a']);
+  assert.equal((await asked).messages.length, 1);
+  client.disconnect();
+  page.dispatchEvent(new Event('pagehide'));
+  page.dispatchEvent(new Event('pageshow'));
+  await settle();
+  assert.equal(client.getState().connectionState, 'closed');
+});
+
+test('what a worker cannot remember its tabs do: that WebSocket is blocked', async (context) => {
+  asPage(context, { sessionStorage: fakeStorage() });
+  const { server, clients: [client], crash } = await tabs(context, 1, { sseAfter: 1 });
+  server.options.websocket = false;
+  await client.connect();
+  assert.equal(client.getState().transport, 'sse');
+  const tried = server.handshakes;
+  crash();
+  await until(() => !client.getState().isConnected);
+  await until(() => client.getState().isConnected);
+  assert.equal(server.handshakes, tried, 'the next worker begins with the event stream');
+  server.options.websocket = true;
+  server.options.sse = false;
+  crash();
+  await until(() => client.getState().isConnected && client.getState().transport === 'websocket');
+  assert.equal(sessionStorage.getItem(`pushclient ${server.url} blocked`), null);
+});
+
 test('a tab without a session says so; the others stay', async (context) => {
   const { clients } = await tabs(context, 2);
   clients[0].setToken(() => { throw new Unauthorized('signed out'); });
@@ -408,7 +608,7 @@ test('a worker that does not load, or says nothing, leaves the tab with a connec
   context.after(async () => {
     for (const client of clients) client.disconnect();
     await until(() => server.links.size === 0);
-    worker.close();
+    for (const port of ports) port.close();
     await server.stop();
   });
   const received = [];

@@ -1,9 +1,11 @@
 // A world for walks of two users: a server, a browser with tabs and a shared worker, and time; all of it chosen by one seed.
+// Each user has an inbox, tasks and a room with a history, which nobody else may enter.
 import { createClient } from '../../pushserver/web/static/pushclient/index.js';
 import { createSharedClient } from '../../pushserver/web/static/pushclient/shared.js';
 import { Exchange } from '../../pushserver/web/static/pushclient/worker.js';
-import { claimsOf } from '../../pushserver/web/static/pushclient/tokens.js';
 import { Clock, fakePage, tokenOf } from './fakes.js';
+
+const claimsOf = (token) => JSON.parse(atob(token.split('.')[1]));
 
 /** A repeatable source of numbers in [0, 1) (mulberry32). */
 export function source(seed) {
@@ -41,7 +43,7 @@ class Way {
   }
 }
 
-/** The server: each user's inbox and tasks, and the connections. */
+/** The server: each user's inbox, tasks and room, and the connections. */
 class Server {
   users = new Map();
   links = new Set();
@@ -53,7 +55,7 @@ class Server {
   }
 
   of(name) {
-    if (!this.users.has(name)) this.users.set(name, { acked: 0, inbox: [], tasks: new Map() });
+    if (!this.users.has(name)) this.users.set(name, { acked: 0, inbox: [], tasks: new Map(), room: [] });
     return this.users.get(name);
   }
 
@@ -72,6 +74,15 @@ class Server {
     this.#push(to, { type: 'task_progress', channel: `task:${state.taskId}`, data: state, messageId: `m${++this.#serial}` });
   }
 
+  /** Something is said in a user's room. */
+  say(to) {
+    const { room } = this.of(to);
+    const push = { type: 'said', channel: `room:${to}`, data: { to }, offset: room.length + 1, epoch: `room of ${to}`, messageId: `m${++this.#serial}` };
+    room.push(push);
+    for (const link of this.links) if (link.channels.has(push.channel)) link.send(push);
+    return push.messageId;
+  }
+
   #push(to, push) {
     for (const link of this.links) if (link.user === to) link.send(push);
   }
@@ -82,15 +93,47 @@ class Server {
     if (type === 'ping') return answer('pong', { timestamp: this.#world.clock.time });
     const user = this.of(link.user);
     if (type === 'ack') user.acked = Math.max(user.acked, data.offset);
-    if (type === 'subscribe') return answer('subscription_success', { results: {}, rejected: {} });
+    if (type === 'subscribe') return answer('subscription_success', this.#subscribe(link, data.channels));
+    if (type === 'unsubscribe') {
+      for (const channel of data.channels) link.channels.delete(channel);
+      return answer('unsubscription_success', { channels: [...link.channels], rejected: {} });
+    }
+    if (type === 'history') return answer('history', { ...this.#after(data.since), epoch: `room of ${link.user}` });
     answer(`${type}_success`, { user: link.user, offset: user.acked });
+  }
+
+  #after({ offset, epoch }) {
+    const { room } = this.of(epoch.slice('room of '.length));
+    return { messages: room.slice(offset), offset: room.length };
+  }
+
+  #subscribe(link, items) {
+    const [results, rejected] = [{}, {}];
+    for (const item of items) {
+      const { channel = item, since } = item;
+      const epoch = `room of ${link.user}`;
+      if (channel !== `room:${link.user}`) {
+        rejected[channel] = { code: 'PERMISSION_DENIED', message: 'not your room' };
+        continue;
+      }
+      link.channels.add(channel);
+      const recovered = since?.epoch === epoch;
+      results[channel] = { recovered, epoch, ...(recovered ? this.#after(since) : { messages: [], offset: this.of(link.user).room.length }) };
+    }
+    return { channels: [...link.channels], results, rejected };
   }
 
   #auth(link, { token, positions = {} }, answer) {
     const { sub, exp } = claimsOf(token);
+    if (exp <= this.#world.clock.time) {
+      if (link.user) return answer('error', { code: 'TOKEN_EXPIRED', message: 'it has expired' });
+      answer('auth_failed', { code: 'TOKEN_EXPIRED', message: 'it has expired' });
+      return link.end(3005);
+    }
     if (link.user && link.user !== sub) return answer('error', { code: 'PERMISSION_DENIED', message: 'another user' });
     const first = !link.user;
     link.user = sub;
+    link.expiresAt = exp;
     const { inbox, acked, tasks } = this.of(sub);
     const epoch = `of ${sub}`;
     answer('auth_success', {
@@ -104,12 +147,14 @@ class Server {
   }
 }
 
-/** The WebSocket of a world. */
-const socketOf = (world) => class {
+/** The WebSocket of a world; `opened` gets each. */
+const socketOf = (world, opened) => class {
   constructor() {
+    opened.push(this);
     const [there, back] = [new Way(world, 80), new Way(world, 80)];
     const link = {
       user: null,
+      channels: new Set(),
       send: (message) => back.carry(message, (whole) => this.onmessage?.({ data: JSON.stringify(whole) })),
       end: (code) => {
         world.server.links.delete(link);
@@ -135,7 +180,7 @@ const socketOf = (world) => class {
   }
 };
 
-/** Two ports, as of a MessageChannel. */
+/** Two ports, as of a MessageChannel, each with a `close` that loses what it has sent and that has not arrived. */
 function ports(world) {
   const make = () => ({ onmessage: null });
   const [one, other] = [make(), make()];
@@ -156,19 +201,14 @@ export class Tab {
   #world;
   #sockets = [];
   #source = null;
+  #stay = 0;
+  #room = null;
 
   constructor(world, shared) {
     this.#world = world;
     this.shared = shared;
     const { clock, random } = world;
-    const Socket = socketOf(world);
-    const sockets = this.#sockets;
-    const WebSocket = class extends Socket {
-      constructor() {
-        super();
-        sockets.push(this);
-      }
-    };
+    const WebSocket = socketOf(world, this.#sockets);
     const options = { url: 'ws://push.test/ws', token: this.#callback(), transports: ['websocket'], ackDelay: 50 };
     if (shared) {
       this.client = createSharedClient({ ...options, open: () => this.#toWorker() });
@@ -198,6 +238,22 @@ export class Tab {
     this.user = null;
   }
 
+  /** Leaves, and forgets nothing. At what a callback gives that is asked by then nobody looks any more. */
+  disconnect() {
+    this.client.disconnect();
+    this.#stay += 1;
+  }
+
+  enter(name) {
+    this.#room?.unsubscribe();
+    this.#room = this.client.subscribeChannel(`room:${name}`, ({ data, messageId }) => this.#show(data.to, messageId));
+  }
+
+  leave() {
+    this.#room?.unsubscribe();
+    this.#room = null;
+  }
+
   /** Asks something of its user's own. */
   ask() {
     const { userId } = this.client.getState();
@@ -214,8 +270,9 @@ export class Tab {
 
   #callback() {
     const callback = async () => {
+      const stay = this.#stay;
       await new Promise((resolve) => this.#world.clock.environment.setTimeout(resolve, this.#world.random() * 60));
-      return this.#give(this.#world.session, callback);
+      return this.#give(this.#world.session, stay === this.#stay && callback);
     };
     this.#source = callback;
     return callback;
@@ -225,7 +282,9 @@ export class Tab {
   #give(user, source) {
     if (source === this.#source) this.user = user;
     const { time } = this.#world.clock;
-    return tokenOf(user, { iat: time, exp: time + 20_000 + this.#world.random() * 60_000 });
+    // A string ends within the walk, most times.
+    const life = source !== null ? 20_000 + this.#world.random() * 60_000 : 2000 + this.#world.random() * 15_000;
+    return tokenOf(user, { iat: time, exp: time + life, jti: this.#world.random() });
   }
 
   #show(to, messageId) {
@@ -235,9 +294,41 @@ export class Tab {
   }
 
   #toWorker() {
+    const { worker } = this.#world;
     const [here, there] = ports(this.#world);
-    this.#world.exchange.accept(there);
-    return { port: here, lock: null, release: () => {} };
+    worker.ports.push(here, there);
+    worker.exchange.accept(there);
+    return { port: here, lock: null, release: () => {}, died: worker.died };
+  }
+}
+
+/** A shared worker: it outlives its tabs here, as it may, and can be killed. */
+class Worker {
+  ports = [];
+  #sockets = [];
+  #isAlive = true;
+  #end;
+  #clock;
+
+  constructor(world) {
+    const { clock, random } = world;
+    this.#clock = clock;
+    this.died = new Promise((resolve) => (this.#end = resolve));
+    const run = (act) => (...values) => this.#isAlive && act(...values);
+    const { setTimeout } = clock.environment;
+    const environment = {
+      ...clock.environment, random, window: undefined, document: undefined,
+      WebSocket: socketOf(world, this.#sockets),
+      setTimeout: (act, delay) => setTimeout(run(act), delay),
+    };
+    this.exchange = new Exchange((options) => createClient({ ...options, environment }));
+  }
+
+  kill(after) {
+    this.#isAlive = false;
+    for (const port of this.ports) port.close();
+    for (const socket of this.#sockets) socket.close();
+    this.#clock.environment.setTimeout(this.#end, after);
   }
 }
 
@@ -250,10 +341,7 @@ export class World {
   constructor(seed) {
     this.random = source(seed);
     this.server = new Server(this);
-    const WebSocket = socketOf(this);
-    const environment = { WebSocket, random: this.random, ...this.clock.environment, window: undefined, document: undefined };
-    // The worker outlives its tabs here, as it may.
-    this.exchange = new Exchange((options) => createClient({ ...options, environment }));
+    this.worker = new Worker(this);
   }
 
   pick(values) {
@@ -267,5 +355,16 @@ export class World {
   close(tab) {
     this.tabs.splice(this.tabs.indexOf(tab), 1);
     tab.close();
+  }
+
+  /** The browser ends the worker; its tabs are told a little later. */
+  crash() {
+    this.worker.kill(this.random() * 100);
+    this.worker = new Worker(this);
+  }
+
+  /** The server ends the connections whose tokens have ended. */
+  expire() {
+    for (const link of [...this.server.links]) if (link.expiresAt <= this.clock.time) link.end(3005);
   }
 }

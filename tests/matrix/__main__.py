@@ -2,8 +2,8 @@
 
 Workers: publishers in the workers of a dozen frameworks; as many rows as hold every pair of values, with --all every
 row. Clients: each fault, met by all clients together; with --all three times. A line for each row, and the seed that
-chose them; exit status 1 where something was lost, came twice or came to somebody else. --write puts the tables into
-docs/reliability.md.
+chose them; exit status 1 where something was lost, came twice or came to somebody else. How long it took is said and
+decides nothing. --write puts the tables into docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -12,16 +12,21 @@ import argparse
 import random
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from pathlib import Path
 
 from tests.matrix import clients, environment, tables, workers
+from tests.matrix.cover import Row
 from tests.matrix.nodes import nodes
 from tests.matrix.players import Browsers
 from tests.matrix.stage import stage
 
 #: How often --all repeats each fault.
 TIMES = 3
+#: How many of the workers' rows are played beside each other: most of a row is waiting, for a start or for an end.
+BESIDE = 3
 
 
 def main() -> int:
@@ -31,6 +36,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="of the choice and order of the rows")
     parser.add_argument("--only", action="append", default=[], help="rows whose text holds this; repeatable, all must")
     parser.add_argument("--python", type=Path, help="of an environment that has the frameworks already")
+    parser.add_argument("--beside", type=int, default=BESIDE, help="so many of the workers' rows beside each other")
     parser.add_argument("--write", action="store_true", help="the tables into docs/reliability.md")
     parser.add_argument(
         "--keep", type=Path, help="a file of the workers' rows that hold: a run with it plays those that are not there"
@@ -52,26 +58,40 @@ def play_workers(options: argparse.Namespace) -> int:
     rows = [row for row in rows if all(text in " ".join(row) for text in options.only)]
     python = options.python or environment.python()
     kept = workers.Kept(options.keep)
-    show(f"{len(rows)} rows of {workers.ENDS} ends, seed {seed}")
-    show(f"{'worker':17} {'leaves':9} {'server':6} {'by':5}  done  arrived  answered  lines  seconds")
     outcomes = [outcome for outcome in kept.outcomes if outcome.row in rows]
-    with stage() as built:
-        for number, row in enumerate(filter(kept.lacks, rows)):
-            outcomes.append(workers.play(built, python, row, number))
-            kept.add(outcomes[-1])
-            show(worker_line(outcomes[-1]))
+    # Of a run that was broken off its rows count as if one had followed the other.
+    before = sum(outcome.seconds for outcome in outcomes)
+    started = time.monotonic()
+    show(f"{len(rows)} rows of {workers.ENDS} ends, {options.beside} beside each other, seed {seed}")
+    show(f"{'worker':17} {'leaves':9} {'server':6} {'by':5}  done  arrived  answered  lines  seconds")
+    for outcome in played(python, list(filter(kept.lacks, rows)), options.beside):
+        outcomes.append(outcome)
+        kept.add(outcome)
+        show(worker_line(outcome))
+    seconds = before + time.monotonic() - started
     failed = [outcome for outcome in outcomes if not outcome.holds]
     done, received = sum(o.done for o in outcomes), sum(o.received for o in outcomes)
     lost = sum(outcome.lost for outcome in outcomes)
-    # One row after another, also of a run that was broken off.
-    seconds = sum(outcome.seconds for outcome in outcomes)
+    each = sum(outcome.seconds for outcome in outcomes)
     show(
         f"{len(outcomes)} rows, {done} ends done, {received} arrived, {lost} lost, {len(failed)} rows failed, "
-        f"{seconds:.0f} s, seed {seed}"
+        f"{seconds:.0f} s (the rows by themselves {each:.0f} s), seed {seed}"
     )
     if options.write:
         tables.write("workers", tables.of_workers(outcomes, seed, seconds))
     return len(failed)
+
+
+def played(python: Path, rows: list[Row], beside: int) -> Iterator[workers.Outcome]:
+    """Play rows, so many beside each other: each has its own wire, queue and processes. Yield each as it ends."""
+    with stage() as built, ThreadPoolExecutor(beside) as lanes:
+        futures = [lanes.submit(workers.play, built, python, row, number) for number, row in enumerate(rows)]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
 
 
 def worker_line(outcome: workers.Outcome) -> str:

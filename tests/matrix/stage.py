@@ -20,6 +20,8 @@ from pushserver.testing.server import PushServer
 #: What one direction of a slow wire takes, in seconds, and how long a server is away.
 SLOW = 0.06
 AWAY = 5.0
+#: Of the Redis: one for the push server, one for each row's queue.
+DATABASES = 1_024
 #: Of the nginx before the server: below what the jobs' results take.
 BODY_LIMIT = "16k"
 
@@ -104,7 +106,8 @@ class Stage:
         if redis is None or nginx is None:
             raise SystemExit("the matrix needs redis-server and nginx (Debian: redis-server, nginx-light)")
         self._children: list[subprocess.Popen[bytes]] = []
-        self._spawn([redis, "--port", "0", "--unixsocket", self.redis_socket, "--save", "", "--dir", str(place)])
+        listening = ["--port", "0", "--unixsocket", self.redis_socket]
+        self._spawn([redis, *listening, "--save", "", "--dir", str(place), "--databases", str(DATABASES)])
         _wait_for(Path(self.redis_socket))
         self.http = PushServer().start()
         self.redis = PushServer(

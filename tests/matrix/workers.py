@@ -101,8 +101,8 @@ def play(stage: Stage, python: Path, row: Row, number: int) -> Outcome:
         "MATRIX_LEAVES": leaves,
         "MATRIX_LINK": link,
         "MATRIX_REPORT": str(place / "report"),
-        # A database for each row: what a dead worker left in a queue is the next one's otherwise.
-        "MATRIX_BROKER": f"redis://127.0.0.1:{stage.broker.port}/{1 + number % 15}",
+        # A database for each row: what a dead worker left in a queue is another's otherwise.
+        "MATRIX_BROKER": f"redis://127.0.0.1:{stage.broker.port}/{1 + number}",
     }
     started = time.monotonic()
     fault = ""

@@ -29,6 +29,7 @@ class Paper:
     """A transport that writes down what it is given; `answer` may raise, or refuse."""
 
     answers = True
+    where = "paper://"
 
     def __init__(self) -> None:
         self.batches: list[list[Command]] = []

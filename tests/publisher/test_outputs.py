@@ -177,7 +177,8 @@ def test_what_something_before_the_server_finds_too_large_goes_in_halves(
     assert rows == [*("i" * 90 + str(n) for n in range(50)), "last"]
     assert (api.only_task()["status"], api.only_task()["truncated"]) == ("completed", True)
     assert [each for each in caplog.messages if "HTTP_413" in each] == [
-        "the push server refused task.output: HTTP_413: an answer of something before the push server"
+        "the push server refused task.output: HTTP_413: "
+        "something before the push server refuses: see its log, or the publisher's address"
     ]
 
 

@@ -66,8 +66,8 @@ export function createConnection(options, env, store, events) {
   let stoppedForToken = false;
 
   const storage = createStorage(env, url);
-  /** Whether an event stream came through lately where no WebSocket did. */
-  let blocked = storage.read('blocked');
+  /** Whether an event stream came through lately where no WebSocket did; what a worker cannot remember its tabs do. */
+  let blocked = options.blocked || storage.read('blocked');
 
   const { now } = env;
   const { emit } = events;
@@ -329,7 +329,8 @@ export function createConnection(options, env, store, events) {
     const message = failure?.message || reason || `connection lost (${effective})`;
     const error = new PushError(failure?.code ?? 'CLOSED', message, { closeCode: effective });
     debug('lost', { code: effective, reason: message });
-    const hopeless = effective === 3005 && !ready && failure && !session.isRenewable;
+    // A string has no successor, nor has what says itself that it has none.
+    const hopeless = effective === 3005 && !ready && failure && (failure.closeCode || !session.isRenewable);
     let again = mayReconnect(effective) && !hopeless;
     if (effective === 3005) session.discard('expired');
     // A token from an earlier sign-in may have a better successor.

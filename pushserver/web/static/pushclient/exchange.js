@@ -16,6 +16,8 @@ const MAPS = ['taskProgress', 'taskStatus', 'tasks'];
 /** Each tab sees for itself that the user changed. */
 const EVENTS = ['connect', 'disconnect', 'error', 'gap', 'recovered', 'rejected', 'subscribed'];
 const TOKEN_WAIT = 5000;
+/** So many tokens are remembered that had to be replaced; only a tab with a string offers one again. */
+const MOST_SPENT = 32;
 /** So long a tab may take to say that it has a handler: later it still counts, but others are not kept waiting. */
 const WORD_WAIT = 1000;
 
@@ -56,8 +58,10 @@ class Room {
   #pending = new Map();
   #handed = new WeakMap();
   #asked = new Map();
-  /** The token that a tab came with, until it is used. */
+  /** The token that a tab came with, until it is used; the one that was used last; and those that had to be replaced. */
   #token;
+  #used;
+  #spent = new Set();
 
   constructor(create, { options, token }, ended) {
     this.#ended = ended;
@@ -66,13 +70,17 @@ class Room {
     this.#client = client;
     client.subscribe((now, before) => this.#notify(difference(now, before)));
     client.on('*', (push) => this.#hand(push));
-    client.on('connect', () => this.#notify(this.#place()));
+    client.on('connect', () => {
+      this.#token = undefined;
+      this.#notify(this.#place());
+    });
     for (const type of EVENTS) client.on(type, (value) => this.#notify({ is: 'event', type, value: plain(value) }));
   }
 
   attach(tab, { connect, token }) {
     this.#tabs.add(tab);
-    this.#token = token;
+    // Where somebody is signed in, it would have aged until it is wanted.
+    if (!this.#client.getState().isConnected) this.#token = token;
     if (connect) this.#client.connect();
     const state = this.#client.getState();
     tab.send(difference(state, {}));
@@ -243,10 +251,17 @@ class Room {
     entry.resolve = null;
   }
 
-  #askToken(context) {
+  async #askToken(context) {
     const given = this.#token;
     this.#token = undefined;
-    return given && context.reason !== 'expired' ? given : this.#askTabs(context);
+    this.#used = given && context.reason !== 'expired' ? given : await this.#askTabs(context);
+    return this.#used;
+  }
+
+  #spend(token) {
+    this.#spent.delete(token);
+    this.#spent.add(token);
+    if (this.#spent.size > MOST_SPENT) this.#spent.delete(this.#spent.values().next().value);
   }
 
   /**
@@ -256,17 +271,25 @@ class Room {
   #askTabs({ reason, channel }) {
     const n = ++this.#serial;
     const silent = new Set([...this.#tabs].filter((tab) => channel === undefined || tab.channels.has(channel)));
-    let failure = new PushError('TOKEN', 'no tab answered');
+    let failure = null;
+    let spent = null;
+    const isToReplace = reason === 'refresh' || reason === 'expired';
+    if (isToReplace) this.#spend(this.#used);
     return new Promise((resolve, reject) => {
       const end = () => (clearTimeout(timer), this.#asked.delete(n));
-      const timer = setTimeout(() => (end(), reject(failure)), TOKEN_WAIT);
-      this.#asked.set(n, (tab, { token, error }) => {
+      const fail = (otherwise) => (end(), reject(failure ?? otherwise ?? new PushError('TOKEN', 'no tab answered')));
+      const timer = setTimeout(fail, TOKEN_WAIT);
+      this.#asked.set(n, (tab, { token, error, fixed }) => {
         if (!silent.delete(tab)) return;
         if (error) failure = error.code === 'UNAUTHORIZED' ? new Unauthorized(error.message) : new PushError('TOKEN', error.message);
-        if (!token && silent.size > 0) return;
-        end();
-        if (token) resolve(token);
-        else reject(failure);
+        // A tab that has a string has no other one.
+        if (fixed && isToReplace && this.#spent.has(token)) {
+          spent = new PushError('TOKEN_EXPIRED', 'the token has expired, and no tab has another one', { closeCode: 3005 });
+        } else if (token) {
+          end();
+          return resolve(token);
+        }
+        if (silent.size === 0) fail(spent);
       });
       for (const tab of silent) tab.send({ is: 'ask', n, reason, channel });
     });

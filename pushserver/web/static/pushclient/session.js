@@ -123,8 +123,12 @@ export function createSession(line, { token: source, connectTimeout }, on) {
       };
       let token = source;
       try {
-        if (session.isRenewable) token = await ask({ reason: 'refresh' });
+        // What was given and not yet looked at (the server was away) is not asked for again.
+        const unused = kept !== line.user.token && kept;
+        if (session.isRenewable) token = unused || (await ask({ reason: 'refresh' }));
       } catch (error) {
+        // There is no other: the server says when this one has ended.
+        if (error.closeCode) return void ([renewing, due] = [false, 0]);
         return void failed(error);
       }
       if (link !== line.link) {

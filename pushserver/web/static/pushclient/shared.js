@@ -3,7 +3,7 @@
  * SharedWorker holds the one PushClient. What passes between a tab and the worker (see exchange.js):
  *
  *   tab -> worker   attach, leave, request, abort, subscribe, unsubscribe, call, offer, begun, done, answer
- *   worker -> tab   state, place, push, event, reply, ask
+ *   worker -> tab   life, state, place, push, event, reply, ask
  *
  * A tab attaches with its token, and joins the tabs whose tokens name the same user. Where a browser has no SharedWorker,
  * or where that does not load, the tab gets a connection of its own.
@@ -44,6 +44,8 @@ export class SharedClient extends ClientBase {
   #open;
   #ownOpen;
   #token;
+  /** The token callback at work: `{source, answer}`. */
+  #asking = null;
   #storage;
   /** The port, and the calls that wait until the tab may attach to it (null: it has). */
   #port = null;
@@ -51,6 +53,11 @@ export class SharedClient extends ClientBase {
   #release = null;
   #cancelWait = () => {};
   #lock = null;
+  /** Whether it left the others because its page may never be seen again. */
+  #isHidden = false;
+  /** Whether it was connected by the worker that it has; and whether what waits was asked of one that is left. */
+  #hasJoined = false;
+  #isTorn = false;
   #wanted = false;
   /** Whether it left since nobody was signed in, while a connection was wanted: another token goes on. */
   #stoppedForToken = false;
@@ -82,7 +89,8 @@ export class SharedClient extends ClientBase {
     this.#open = open;
     this.#ownOpen = openOwn;
     this.#storage = createStorage(platform(), options.url);
-    globalThis.addEventListener?.('pagehide', () => this.#keepPositions());
+    globalThis.addEventListener?.('pagehide', () => this.#hide());
+    globalThis.addEventListener?.('pageshow', () => this.#showAgain());
   }
 
   connect(url) {
@@ -221,7 +229,7 @@ export class SharedClient extends ClientBase {
   // --- attaching -----------------------------------------------------------------------------------------------------
 
   #attach() {
-    const { port, lock, release, failed } = this.#open(this.#options);
+    const { port, lock, release, failed, died } = this.#open(this.#options);
     this.#port = port;
     this.#lock = lock;
     this.#release = release;
@@ -232,13 +240,16 @@ export class SharedClient extends ClientBase {
     };
     port.start?.();
     failed?.then((reason) => port === this.#port && this.#fallBack(reason));
+    died?.then(() => port === this.#port && this.#revive());
+    this.#hasJoined = false;
     this.#admit();
   }
 
   /** Finds out whose tab this is, with a token from its own application, and joins the tabs of that user. */
   async #admit(known) {
     const port = this.#port;
-    this.#outgoing = [];
+    this.#outgoing ??= [];
+    this.#isHidden = false;
     let token = known;
     while (token === undefined) {
       try {
@@ -253,13 +264,19 @@ export class SharedClient extends ClientBase {
       if (port !== this.#port) return;
     }
     this.#present = token;
-    this.#user = userOf(token, this.#whole);
+    const user = userOf(token, this.#whole);
+    if (this.#user !== null && this.#user !== user) {
+      if (this.#isTorn) this.#endRequests(new PushError('CLOSED', 'the user changed'));
+      this.#forgetUser();
+    }
+    this.#user = user;
+    this.#isTorn = false;
     this.#kept = (this.#options.recover && this.#storage.read(`positions ${this.#user}`)) || {};
     const waiting = [...this.#waiting.values()].map(({ message }) => message);
     const calls = this.#outgoing;
     this.#outgoing = null;
     // Positions over a reload are this page's: a worker has no storage for them.
-    const options = { ...this.#options, recover: false };
+    const options = { ...this.#options, recover: false, blocked: this.#storage.read('blocked') };
     const visit = ++this.#visit;
     this.#post({ do: 'attach', connect: this.#wanted, lock: this.#lock, options, user: this.#user, token, visit });
     for (const message of waiting) this.#post(message.do === 'subscribe' ? this.#resuming(message) : message);
@@ -281,13 +298,25 @@ export class SharedClient extends ClientBase {
     const port = this.#port;
     if (typeof source !== 'function') return source ?? null;
     try {
-      const token = await askForToken(source, { reason }, later, this.#tokenLimit);
+      const token = await this.#askCallback(source, reason);
       if (source === this.#token) return token;
     } catch (error) {
       if (source === this.#token) throw error;
     }
     // Where the tab has left meanwhile, nobody would look at the answer: it might name another user than the one who comes.
     return port === this.#port ? this.#take(reason) : undefined;
+  }
+
+  /** Who asks while the callback is at work, as after the end of a worker, gets the same answer. */
+  #askCallback(source, reason) {
+    if (this.#asking?.source !== source) {
+      const mine = { source };
+      mine.answer = askForToken(source, { reason }, later, this.#tokenLimit).finally(() => {
+        if (this.#asking === mine) this.#asking = null;
+      });
+      this.#asking = mine;
+    }
+    return this.#asking.answer;
   }
 
   async #takeFor(channel) {
@@ -328,7 +357,8 @@ export class SharedClient extends ClientBase {
       if (port !== this.#port) return;
       if (userOf(token, this.#whole) === this.#user) {
         this.#present = token;
-        this.#post({ do: 'answer', n, token });
+        // A string is the same whenever it is asked for.
+        this.#post({ do: 'answer', n, token, fixed: typeof this.#token !== 'function' });
       } else {
         this.#move(token);
       }
@@ -355,6 +385,47 @@ export class SharedClient extends ClientBase {
     this.store.set({ ...NO_TASKS, inbox: this.store.getInitialState().inbox, userId: null, permissions: [] });
   }
 
+  /** The worker that had the connection is no more: joins the next one, and goes on where it was. */
+  #revive() {
+    // One that ends before it is of use would be started without end.
+    if (!this.#hasJoined && this.#ownOpen) return void this.#fallBack('it ended at once');
+    const reason = 'the shared worker ended';
+    if (this.getState().isConnected) this._events.emit('disconnect', { code: 1006, reason, willReconnect: true });
+    this.#tear();
+    this.#release?.();
+    this.#attach();
+  }
+
+  /** What is still on its way from the worker is not waited for: it is asked again. */
+  #tear() {
+    this.#cancelWait();
+    this.#visit += 1;
+    this.#isTorn = true;
+    this.store.set({ isConnected: false, connectionState: 'connecting', connectionId: null });
+    this.#turnAll();
+  }
+
+  #turnAll() {
+    for (const entry of this.#channels.values()) if (entry.state === 'subscribed') this.#turn(entry, 'subscribing');
+  }
+
+  /**
+   * The page is gone, or put aside whole. Where no lock tells the worker that it is gone, it has to say so itself, and joins
+   * again if it is shown again.
+   */
+  #hide() {
+    this.#keepPositions();
+    if (this.#lock !== null || this.#port === null || this.#outgoing !== null) return;
+    this.#post({ do: 'leave' });
+    this.#tear();
+    this.#outgoing = [];
+    this.#isHidden = true;
+  }
+
+  #showAgain() {
+    if (this.#isHidden) this.#admit();
+  }
+
   /** The worker did not load, or says nothing: from now on this tab has a connection of its own. */
   #fallBack(reason) {
     if (!this.#ownOpen) return;
@@ -375,6 +446,8 @@ export class SharedClient extends ClientBase {
     this.#release?.();
     this.#visit += 1;
     this.#port = this.#release = this.#outgoing = null;
+    this.#isHidden = false;
+    this.#asking = null;
     this.#stoppedForToken ||= this.#wanted && failure !== null;
     this.#wanted = false;
     this.#failWaiting(error);
@@ -404,6 +477,7 @@ export class SharedClient extends ClientBase {
     // A function stays here, and is asked when the worker needs what it gives.
     const token = typeof entry.token === 'function' || entry.token;
     const { promise } = this.#ask({ do: 'subscribe', channel, since: entry.since, token });
+    entry.newest = promise;
     const settled = (state, error = null) => {
       if (this.#channels.get(channel) === entry) this.#turn(entry, state, error);
     };
@@ -439,7 +513,8 @@ export class SharedClient extends ClientBase {
   /** A channel is subscribed from a position on. Other tabs may have read further: then what lies between is read first. */
   async #resumed({ message: { channel, since }, resolve, reject }, { data, visit, behind }) {
     try {
-      if (behind && !(await this.#read(channel, since, visit))) return;
+      // Where the tab has gone elsewhere meanwhile, it has subscribed there.
+      if (behind && !(await this.#read(channel, since, visit))) return void resolve(this.#channels.get(channel)?.newest);
       resolve(data);
     } catch (error) {
       reject(error);
@@ -621,6 +696,10 @@ export class SharedClient extends ClientBase {
     }
     this.store.set(next);
     if (next.isConnected) {
+      this.#hasJoined = true;
+      // A worker has no storage.
+      if (this.getState().transport === 'sse') this.#storage.write('blocked', true);
+      else this.#storage.remove('blocked');
       this.#connected?.resolve();
       this.#connected = null;
       const from = this.#lastUserId;
@@ -631,9 +710,7 @@ export class SharedClient extends ClientBase {
       const { error, lastError } = this.getState();
       this.#failWaiting(lastError ?? new PushError('CLOSED', error ?? 'the connection is closed'));
     }
-    if (next.isConnected === false) {
-      for (const entry of this.#channels.values()) if (entry.state === 'subscribed') this.#turn(entry, 'subscribing');
-    }
+    if (next.isConnected === false) this.#turnAll();
   }
 
   #event(type, value) {
@@ -651,23 +728,27 @@ function revived(value) {
   return new PushError(value.code, value.message, value);
 }
 
-/** Opens the worker and holds a lock for as long as this page lives: the worker gets it the moment the page is gone. */
+/**
+ * Opens the worker and holds a lock for as long as this page lives: the worker gets it the moment the page is gone, as
+ * this page gets the worker's.
+ */
 function openWorker({ url, session }, workerUrl) {
   // The address and the options stand here literally: bundlers look for them.
   const worker = workerUrl
     ? new SharedWorker(workerUrl, { type: 'module', name: 'pushclient 3' })
     : new SharedWorker(new URL('./worker.js', import.meta.url), { type: 'module', name: 'pushclient 3' });
   const failed = new Promise((resolve) => {
-    worker.onerror = (event) => resolve(event.message || 'it did not load');
+    worker.onerror = (event) => resolve(event.message || 'it did not load: is it at its address, and does worker-src allow it?');
   });
   const lock = `pushclient ${url} ${session} ${Math.random().toString(36).slice(2)}`;
   const { port } = worker;
   const { locks } = globalThis.navigator;
+  const gone = new AbortController();
+  const over = deferred();
   let release = () => {};
   // The worker may ask for the lock only when this page holds it already. Then all goes at once: a handler may block the page.
   let held = Promise.resolve();
   let waiting = [];
-  const leaving = () => port.postMessage({ do: 'leave' });
   if (locks) {
     held = new Promise((holds) => {
       locks.request(lock, () => {
@@ -675,8 +756,6 @@ function openWorker({ url, session }, workerUrl) {
         return new Promise((resolve) => (release = resolve));
       });
     });
-  } else {
-    globalThis.addEventListener('pagehide', leaving);
   }
   held.then(() => {
     for (const message of waiting) port.postMessage(message);
@@ -685,15 +764,20 @@ function openWorker({ url, session }, workerUrl) {
   return {
     lock: locks ? lock : null,
     failed,
+    died: over.promise,
     port: {
       postMessage: (message) => void (waiting ? waiting.push(message) : port.postMessage(message)),
       set onmessage(listener) {
-        port.onmessage = listener;
+        port.onmessage = (event) => {
+          const { is, lock: its } = event.data;
+          if (is !== 'life') listener(event);
+          else quiet(locks.request(its, { mode: 'shared', signal: gone.signal }, over.resolve));
+        };
       },
     },
     release: () => {
       held.then(() => release());
-      globalThis.removeEventListener('pagehide', leaving);
+      gone.abort();
     },
   };
 }
@@ -722,8 +806,8 @@ export function createSharedClient(options = {}) {
     try {
       return openWorker(each, workerUrl);
     } catch (error) {
-      // A worker on another origin, say.
-      console.warn(`pushclient: no shared worker (${error.message}); this tab has a connection of its own`);
+      const advice = error.name === 'SecurityError' ? ' It has to come from the origin of the page.' : '';
+      console.warn(`pushclient: no shared worker (${error.message}${advice}); this tab has a connection of its own`);
       return own();
     }
   };

@@ -8,7 +8,13 @@ export { createChannelToken } from './channel_token.js';
 
 if (typeof SharedWorkerGlobalScope !== 'undefined') {
   const exchanges = new Map();
+  // A lock that is free again tells the tabs that this worker is no more. It is named once it is held.
+  const lock = `pushclient worker ${Math.random().toString(36).slice(2)}`;
+  const alive = new Promise((resolve) => {
+    globalThis.navigator.locks?.request(lock, () => (resolve(), new Promise(() => {})));
+  });
   globalThis.onconnect = ({ ports: [port] }) => {
+    alive.then(() => port.postMessage({ is: 'life', lock }));
     port.onmessage = ({ data }) => {
       const key = `${data.options.url} ${data.options.session}`;
       if (!exchanges.has(key)) exchanges.set(key, new Exchange());
