@@ -508,9 +508,24 @@ def explain(explainer: Explainer) -> Callable[[Request, list[str]], Awaitable[An
 
 
 def prefers_text(accept: str) -> bool:
-    """Return whether an ``Accept`` names plain text before JSON, or without it."""
-    kinds = [each.partition(";")[0].strip().lower() for each in accept.split(",")]
-    return "text/plain" in kinds and "application/json" not in kinds[: kinds.index("text/plain")]
+    """Return whether an ``Accept`` wants plain text more than JSON; where it wants both alike, what it names first."""
+    wanted = {"text/plain": 0.0, "application/json": 0.0}
+    first = ""
+    for each in accept.lower().split(","):
+        kind, *parameters = (part.strip() for part in each.split(";"))
+        if kind in wanted:
+            first = first or kind
+            wanted[kind] = next((_weight(one[2:]) for one in parameters if one.startswith("q=")), 1.0)
+    text, data = wanted.values()
+    return text > data or (text == data > 0 and first == "text/plain")
+
+
+def _weight(text: str) -> float:
+    """Return the weight that an ``Accept`` gives; one that is no number counts as 1."""
+    try:
+        return float(text)
+    except ValueError:
+        return 1.0
 
 
 def _row(row: QuarantinedRow) -> dict[str, object]:

@@ -11,8 +11,8 @@ together is compared with what was answered to have been written: by its SHA-256
 Then how soon a worker, the package's publisher in a thread, sees that the owner asks to stop, from a connection that
 resumed. Last, how much room outputs take: on disk, and by ``MEMORY USAGE``, after 10 appends and after 100,000.
 
-All else is written against the documented protocol alone. Prints the seed and a table, and with --write puts it into
-docs/reliability.md; exit status 1 where anything differs.
+All else is written against the documented protocol alone. Prints the seed, now and then what came so far, and a table,
+and with --write puts it into docs/reliability.md; exit status 1 where anything differs.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ NODES = 2
 SHARE, BESIDE = 1.1, 12_000
 #: How often a worker writes, and within what it must have seen that it shall stop, s.
 WRITES, SEEN_WITHIN = 1 / 30, 1.0
+#: After so many kills it is said what came so far.
+SAY_EVERY = 10
 #: Where --write puts what came out, in a column for each engine.
 PAGE, TITLE = ROOT / "docs" / "reliability.md", "What a task writes"
 COLUMNS = {"embedded": "embedded", "redis": "Redis"}
@@ -124,6 +126,10 @@ class Books:
             for task, read in self.readers
             if not read.closed or hashlib.sha256(read.octets).hexdigest() != whole[task]
         ]
+
+    def progress(self) -> dict[str, Any]:
+        """Return what came so far."""
+        return {"kills": self.kills, "appends": self.appends, "readers": len(self.readers), "faults": self.faults[:5]}
 
     def table(self) -> dict[str, Any]:
         return {
@@ -294,6 +300,8 @@ async def run(nodes: Nodes, seed: int, tasks: int, joins: int, kills: int, rate:
                 number = chance.randrange(len(nodes.servers))
                 await asyncio.to_thread(nodes.restart, number)
                 books.kills += 1
+                if books.kills % SAY_EVERY == 0:
+                    print(json.dumps(books.progress()), file=sys.stderr, flush=True)
         await asyncio.sleep(1.0)
         stop.set()
         _, late = await asyncio.wait(work, timeout=300)

@@ -154,16 +154,57 @@ def test_a_source_map_shows_the_sources(package: Path) -> None:
     assert source in shown["sourcesContent"]
 
 
-def test_the_core_is_small(package: Path) -> None:
-    """What a page loads at once that imports /pushclient.js, taken as one bundle."""
+def loaded_at_once(package: Path) -> list[str]:
+    """Return what a page loads at once that imports /pushclient.js."""
     needed, seen = ["index.js"], set()
     while needed:
         name = needed.pop()
         seen.add(name)
         static = re.findall(r'\b(?:from|import)"(\.[^"]+)"', (package / name).read_text())
         needed += {str(Path(name).parent / path) for path in static} - seen
+    return sorted(seen)
+
+
+def size_of(package: Path) -> int:
+    """Return how many bytes that is, taken as one bundle."""
+    return len(gzip.compress(b"".join((package / name).read_bytes() for name in loaded_at_once(package)), 9))
+
+
+#: What in the sources is for readers of outputs alone, and what stands there without them.
+OF_OUTPUTS = {
+    "tasks.js": (
+        (r"/\*\* One output of a task.*?\n}\n", ""),
+        (r"\n    output: [^\n]*", ""),
+        (r"export const selectOutput = [^\n]*", "export const selectOutput = 0;"),
+    ),
+    "store.js": ((r"\n  outputs: [^\n]*", ""),),
+    "cursor.js": ((r" \+ \(type === 'output'\)", ""),),
+    "subscriptions.js": (
+        (r"\n      const { output } = result;", ""),
+        (r"\n      if \(output\?\.reset\)[^\n]*", ""),
+        (r"if \(placed \|\| output\) cursor.moveTo\(output \?\? result\)", "if (placed) cursor.moveTo(result)"),
+        (r" && !channel.startsWith\('output:'\)", ""),
+    ),
+}
+
+
+def test_who_reads_no_output_carries_a_kilobyte_of_it_at_most(package: Path, tmp_path: Path) -> None:
+    dist.copy_sources(tmp_path)
+    sources = tmp_path / "pushserver" / "web" / "static" / "pushclient"
+    for name, changes in OF_OUTPUTS.items():
+        text = (sources / name).read_text()
+        for old, new in changes:
+            text, found = re.subn(old, new, text, flags=re.DOTALL)
+            assert found == 1, (name, old)
+        (sources / name).write_text(text)
+    dist.build_files(tmp_path)
+    assert 0 < size_of(package) - size_of(tmp_path / dist.BUILT / "pushclient") <= 1_024
+
+
+def test_the_core_is_small(package: Path) -> None:
+    seen = loaded_at_once(package)
     assert len(seen) > 1
-    assert len(gzip.compress(b"".join((package / name).read_bytes() for name in sorted(seen)), 9)) <= CORE
+    assert size_of(package) <= CORE
     texts = {name: (package / name).read_text() for name in names(package) if name.endswith(".js")}
     (stream,) = (name for name, text in texts.items() if "text/event-stream" in text)
     assert stream not in seen

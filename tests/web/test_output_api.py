@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
+from pushserver.web.api import prefers_text
 from tests.fakes import Rig
 from tests.web.paper_http import Exchange, PaperHttp
 
@@ -203,3 +204,22 @@ async def test_an_output_is_reached_with_its_task_and_by_its_own_name(http: Pape
         await http.until(lambda stream=stream: stream.transport.value())
         assert stream.transport.value().startswith(b"HTTP/1.1 %d " % status)
         stream.vanish()
+
+
+@pytest.mark.parametrize(
+    ("accept", "text"),
+    [
+        ("text/plain", True),
+        ("TEXT/plain ; charset=utf-8", True),
+        ("text/plain, application/json", True),
+        ("application/json, text/plain", False),
+        ("application/json;q=0.5, text/plain", True),
+        ("text/plain;q=0.5, application/json", False),
+        ("text/plain;q=0.5, application/json;q=x", False),
+        ("text/plain;q=0", False),
+        ("text/html, */*", False),
+        ("", False),
+    ],
+)
+def test_text_is_answered_where_it_is_wanted_most(accept: str, text: bool) -> None:
+    assert prefers_text(accept) == text
