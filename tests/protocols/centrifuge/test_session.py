@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,42 @@ async def test_answers_to_one_frame_leave_together(
     ann.send({"id": 1_010, "ping": {}}, {"send": {"data": 1}})
     assert [m["id"] for m in language.read(written[1])] == [1_010]
     assert ann.closed == NO_MESSAGES
+
+
+#: Octets that are no command in either codec, or none that may come first.
+NONSENSE = (
+    b"[",
+    b"{",
+    b'{"a":',
+    b'"\\',
+    b"\x80",
+    b"\xff",
+    b"\x00",
+    b"\x02\x08\x01",
+    b" ",
+    b"\n",
+    b"{}\n",
+    b"\x0a\x01",
+    b"1",
+)
+
+
+@pytest.mark.parametrize(
+    "start", [b"", b'{"id":1,"connect":{"data":', b"\xff\xff\x03\x08\x01\x22\xfa\xff\x03\x12\xf6\xff\x03"]
+)
+async def test_64_kib_of_nonsense_take_less_than_20_ms(language: Any, start: bytes) -> None:
+    for piece in NONSENSE:
+        took: list[float] = []
+        for _ in range(5):
+            found = language.protocol().session()
+            found.opened("c", None)
+            payload = (start + piece * 65_536)[:65_536]
+            began = time.thread_time()
+            effects = found.receive(payload, 0, 0)
+            took.append(time.thread_time() - began)
+            # Carried out as they come, and to the end: what goes on is read in turns with others.
+            assert len(effects) <= AT_ONCE + 1
+        assert min(took) < 0.02, (piece, took)
 
 
 async def test_a_second_connect_is_a_close(place: Place, language: Any) -> None:
