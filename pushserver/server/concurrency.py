@@ -15,6 +15,8 @@ Work = Coroutine[Any, Any, Any]  # Any: what it awaits, is given and returns
 async def together(*work: Work) -> list[Any]:  # Any: each returns a value of its own type
     """Run coroutines side by side; return what each returns, in their order. Raises what the first to fail raises; the
     others go on, and their failures count no more. Cancelling it cancels all."""
+    if len(work) == 1:
+        return [await work[0]]
     results: list[Any] = [None] * len(work)
     waiting: dict[int, Deferred[object]] = {}
     problems: list[BaseException] = []

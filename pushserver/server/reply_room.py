@@ -31,18 +31,31 @@ class ReplyRoom:
         before: what is in it already.
 
     Attributes:
-        places: held while a first page of a channel is read.
-        rest: held while the room that others left is filled.
+        left: bytes.
     """
 
-    __slots__ = ("_share", "left", "places", "rest")
+    __slots__ = ("_places", "_rest", "_share", "left")
 
     def __init__(self, readers: int = 1, before: Sequence[Publication] = ()) -> None:
-        #: bytes
         self.left = max(0, PAGE_BYTES - sum(map(size_of, before)))
         self._share = PAGE_BYTES // min(max(readers, 1), TOGETHER)
-        self.places = DeferredSemaphore(TOGETHER)
-        self.rest = DeferredLock()
+        # Most replies tell of no past: these are made for those that do.
+        self._places: DeferredSemaphore | None = None
+        self._rest: DeferredLock | None = None
+
+    @property
+    def places(self) -> DeferredSemaphore:
+        """Return what is held while a first page of a channel is read."""
+        if self._places is None:
+            self._places = DeferredSemaphore(TOGETHER)
+        return self._places
+
+    @property
+    def rest(self) -> DeferredLock:
+        """Return what is held while the room that others left is filled."""
+        if self._rest is None:
+            self._rest = DeferredLock()
+        return self._rest
 
     @property
     def page(self) -> int:

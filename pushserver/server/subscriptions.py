@@ -104,18 +104,22 @@ class Subscriptions:
         room = ReplyRoom(sum(item.since is not None for item in waiting), asked.before)
         while waiting:
             waiting = await self._open_some(connection, waiting, room, results, rejected, opened)
+        expiries: dict[str, int] = {}
+        data: dict[str, bytes] = {}
         for token in granted:
+            if token.channel in results:
+                expiries[token.channel] = token.expires_at
+                if token.data is not None:
+                    data[token.channel] = token.data
             if token.channel not in connection.channels:
                 self._tokens.forget(connection, token.channel)
-        self._remember(connection, rejected)
+        if rejected:
+            self._remember(connection, rejected)
 
         def go_live() -> None:
             for each in opened:
                 each()
 
-        held = [token for token in granted if token.channel in results]
-        expiries = {token.channel: token.expires_at for token in held}
-        data = {token.channel: token.data for token in held if token.data is not None}
         return operations.Subscribed(sorted(connection.channels), results, rejected, expiries, data), go_live
 
     async def _check_tokens(
@@ -128,6 +132,9 @@ class Subscriptions:
         """Let the tokens of items count, and return what they say. A bad one rejects its channel, allowed anyway or
         not."""
         granted: list[ChannelToken] = []
+        shown = [(item.channel, item.token) for item in items.values() if item.token is not None]
+        if not shown:
+            return granted
         part = self._hub.turns.slice()
 
         async def check(channel: str, token: str) -> None:
@@ -142,9 +149,7 @@ class Subscriptions:
             except PushError as problem:
                 rejected[channel] = Rejection(problem.code, problem.message)
 
-        work = [check(item.channel, item.token) for item in items.values() if item.token is not None]
-        if work:
-            await together(*work)
+        await together(*(check(channel, token) for channel, token in shown))
         return granted
 
     def _remember(self, connection: Connection, rejected: dict[str, Rejection]) -> None:
@@ -174,11 +179,12 @@ class Subscriptions:
         places_left = self._limits.channels_per_connection - len(connection.channels) + len(connection.server_channels)
         surplus: list[SubscribeItem] = []
         allowed: list[tuple[Namespace, SubscribeItem]] = []
-        part = self._hub.turns.slice()
+        turns, many = self._hub.turns, len(items) > FEW
+        part = turns.slice() if many else None
         for item in items:
-            if part.over:
-                await self._hub.turns.go_on(connection.owner)
-                part = self._hub.turns.slice()
+            if part is not None and part.over:
+                await turns.go_on(connection.owner)
+                part = turns.slice()
             known = item.channel in connection.channels
             try:
                 namespace = self._publishing.namespace(item.channel)
@@ -193,7 +199,7 @@ class Subscriptions:
             allowed.append((namespace, item))
         before = len(rejected)
         if allowed:
-            begin = self._open if len(allowed) <= FEW else partial(self._open_in_turn, part)
+            begin = self._open if part is None else partial(self._open_in_turn, part)
             # None of them fails but by being cancelled.
             await together(
                 *(begin(connection, namespace, item, room, results, rejected, opened) for namespace, item in allowed)

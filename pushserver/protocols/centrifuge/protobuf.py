@@ -239,36 +239,52 @@ def read_varint(octets: bytes, at: int, end: int) -> tuple[int, int]:
 
 def read(kind: type[Struct], octets: bytes, at: int, end: int) -> Any:
     """Return the message of this kind that stands in ``octets`` from ``at`` to ``end``. Raises `Malformed`."""
-    fields = FIELDS[kind]
+    known = _READ[kind]
     values: dict[str, Any] = {}
     while at < end:
+        # Keys and lengths of one octet, which nearly all are, are read here.
         key = octets[at]
         if key < 0x80:
             at += 1
         else:
             key, at = read_varint(octets, at, end)
-        number, wire = key >> 3, key & 7
-        if not 0 < number < 1 << 29:
-            raise Malformed("a field without a number")
-        size = 0
-        if wire == VARINT:
-            size, after = read_varint(octets, at, end)
-        elif wire == LENGTH:
-            size, at = read_varint(octets, at, end)
-            after = at + size
-        elif wire in (FIXED64, FIXED32):
-            after = at + (8 if wire == FIXED64 else 4)
+        field = known.get(key)
+        if field is None:
+            at = _pass_over(kind, key, octets, at, end)
+            continue
+        if at < end and octets[at] < 0x80:
+            size, at = octets[at], at + 1
         else:
-            raise Malformed("a field of no known kind")
-        if after > end:
+            size, at = read_varint(octets, at, end)
+        if key & 7 == VARINT:
+            values[field.name] = _number(field, size)
+            continue
+        if size > end - at:
             raise Malformed("a field is longer than its message")
-        field = fields.get(number)
-        if field is not None:
-            if (field.kind in _NUMBERS) is not (wire == VARINT) or wire in (FIXED64, FIXED32):
-                raise Malformed("a field of another kind than its own")
-            values[field.name] = _number(field, size) if wire == VARINT else _piece(values, field, octets, at, after)
-        at = after
+        values[field.name] = _piece(values, field, octets, at, at + size)
+        at += size
     return kind(**values)
+
+
+def _pass_over(kind: type[Struct], key: int, octets: bytes, at: int, end: int) -> int:
+    """Return where a field ends that messages of this kind do not have. Raises `Malformed`."""
+    number, wire = key >> 3, key & 7
+    if not 0 < number < 1 << 29:
+        raise Malformed("a field without a number")
+    if number in FIELDS[kind]:
+        raise Malformed("a field of another kind than its own")
+    if wire == VARINT:
+        _, at = read_varint(octets, at, end)
+        return at
+    if wire == LENGTH:
+        size, at = read_varint(octets, at, end)
+    elif wire in (FIXED64, FIXED32):
+        size = 8 if wire == FIXED64 else 4
+    else:
+        raise Malformed("a field of no known kind")
+    if size > end - at:
+        raise Malformed("a field is longer than its message")
+    return at + size
 
 
 def _number(field: Field, value: int) -> int | bool:
@@ -373,6 +389,15 @@ def _pair(octets: bytes) -> tuple[str, bytes]:
 
 _NUMBERS: Final = frozenset({"uint", "int", "bool"})
 
+
+def _key(field: Field) -> int:
+    """Return the number that stands before a field's value."""
+    return field.number << 3 | (VARINT if field.kind in _NUMBERS else LENGTH)
+
+
+#: The fields of each message by what stands before their values.
+_READ: Final = {kind: {_key(field): field for field in fields.values()} for kind, fields in FIELDS.items()}
+
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
@@ -419,8 +444,7 @@ def _sized(key: bytes, octets: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def _written(field: Field) -> tuple[str, str, bytes]:
-    wire = VARINT if field.kind in _NUMBERS else LENGTH
-    return field.name, field.kind, varint(field.number << 3 | wire)
+    return field.name, field.kind, varint(_key(field))
 
 
 #: Of the fields of each message what writing them needs: name, kind, and the key that goes before a value.

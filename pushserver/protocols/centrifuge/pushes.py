@@ -24,10 +24,12 @@ class ChannelNames:
         inbox: ``{id}`` in it stands for the user's id.
     """
 
-    __slots__ = ("_after", "_before")
+    __slots__ = ("_after", "_around", "_before")
 
     def __init__(self, inbox: str) -> None:
         self._before, _, self._after = inbox.partition("{id}")
+        #: characters of the inbox' name beside the user's id
+        self._around = len(self._before) + len(self._after)
 
     def outward(self, channel: str) -> str:
         """Return what clients call a channel."""
@@ -37,9 +39,8 @@ class ChannelNames:
 
     def inward(self, name: str) -> str:
         """Return the channel that a client means."""
-        before, after = self._before, self._after
-        if len(name) > len(before) + len(after) and name.startswith(before) and name.endswith(after):
-            return f"{INBOXES}{name[len(before) : len(name) - len(after)]}"
+        if name.startswith(self._before) and len(name) > self._around and name.endswith(self._after):
+            return f"{INBOXES}{name[len(self._before) : len(name) - len(self._after)]}"
         return name
 
 

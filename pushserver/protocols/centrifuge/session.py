@@ -270,6 +270,8 @@ class CentrifugeSession:
 
     def _operation(self, request: messages.Request, at: int) -> operations.Operation:
         match request:
+            case messages.SubscribeRequest():
+                return operations.Subscribe((self._item(request.channel, request),), nobody=True)
             case messages.ConnectRequest():
                 return self._connect(request, at)
             case messages.RefreshRequest(token=token):
@@ -280,8 +282,6 @@ class CentrifugeSession:
                     raise _missing("nothing is tracked here")
                 name = self._rules.names.inward(channel) if channel else None
                 return operations.RenewChannelToken(_given(token, Code.MISSING_TOKEN), name)
-            case messages.SubscribeRequest():
-                return operations.Subscribe((self._item(request.channel, request),), nobody=True)
             case messages.UnsubscribeRequest(channel=channel):
                 return operations.Unsubscribe((self._rules.names.inward(channel or ""),), any=True)
             case messages.PublishRequest():
@@ -374,6 +374,8 @@ class CentrifugeSession:
             self._went_well()
         reply = Reply(id)
         match request, outcome:
+            case messages.SubscribeRequest(), operations.Subscribed():
+                return self._answer_subscribe(id, request, outcome)
             case messages.ConnectRequest(), operations.Authenticated():
                 return self._answer_connect(id, request, outcome)
             case messages.ConnectRequest(), operations.Subscribed():
@@ -385,8 +387,6 @@ class CentrifugeSession:
                 reply = Reply(id, refresh=messages.RefreshResult(self._id, __version__, expires, ttl))
             case messages.SubRefreshRequest(), operations.ChannelTokenRenewed():
                 reply = Reply(id, sub_refresh=messages.SubRefreshResult(*self._expiry(outcome.expires_at)))
-            case messages.SubscribeRequest(), operations.Subscribed():
-                return self._answer_subscribe(id, request, outcome)
             case messages.UnsubscribeRequest(channel=channel), operations.Unsubscribed():
                 self._server.discard(self._rules.names.inward(channel or ""))
                 reply = Reply(id, unsubscribe=messages.UnsubscribeResult())
