@@ -34,6 +34,8 @@ _ENDING = 10.0
 
 _MARK = mark()
 _FOLDER = own_folder()
+#: the look around of the test that runs
+_looking: list[Leftovers] = []
 
 
 def pytest_unconfigure() -> None:
@@ -92,13 +94,26 @@ def seeded(request: pytest.FixtureRequest) -> None:
     random.seed(f"{os.environ.get('SEED', '')} {request.node.nodeid}")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Any:
+    """What a fixture of several tests starts is not the affair of the one test that was the first to ask for it."""
+    if fixturedef.scope == "function" or not _looking:
+        return (yield)
+    shared = Leftovers(_MARK, _FOLDER)
+    made = yield
+    _looking[-1].accept(shared)
+    return made
+
+
 @pytest.fixture(autouse=True)
 def clean_machine() -> Iterator[None]:
     """Fail the test that leaves a process or a temporary file behind, and clear it away for the next one."""
     from twisted.internet import reactor
 
     left = Leftovers(_MARK, _FOLDER)
+    _looking.append(left)
     yield
+    _looking.remove(left)
     end = time.monotonic() + _ENDING
     while left.processes() and time.monotonic() < end:
         # Twisted takes note of a child's end in a turn of the reactor.

@@ -82,6 +82,11 @@ class Leftovers:
         """Return what is left in the folder for temporary files."""
         return sorted(self._folder / name for name in set(os.listdir(self._folder)) - self._entries)
 
+    def accept(self, shared: Leftovers) -> None:
+        """What is left since `shared` was made belongs to several tests: it is none of this one's leftovers."""
+        self._known |= shared.processes().keys()
+        self._entries |= {path.name for path in shared.entries()}
+
     def clear(self) -> None:
         """End the processes, and wait until they have; remove the entries."""
         for pid in self.processes():

@@ -175,7 +175,7 @@ def leftovers(service: PushService) -> dict[str, Any]:
         "channels": node.hub.channels,
         "wheel": len(node.heartbeat.wheel),
         "feeds": node.tasks._feeds,
-        "doorway": service._doors.waiting,
+        "port": service._doors.waiting,
         "sockets": node.counters.sockets,
         "members": node.engine.presence._members,
         "online": node.engine.presence.users,

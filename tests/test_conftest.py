@@ -35,6 +35,32 @@ def test_what_a_test_leaves_behind_fails_it(
     result.stdout.fnmatch_lines([f"*{sign}*"])
 
 
+def test_what_a_fixture_of_several_tests_starts_is_not_left_by_the_first(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.harness import ROOT
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makeconftest("from tests.conftest import *\nfrom tests.conftest import _logged_errors\n")
+    pytester.makepyfile(
+        """
+        import subprocess, tempfile
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def shared():
+            with tempfile.TemporaryDirectory(), subprocess.Popen(["sleep", "900"]) as process:
+                yield process
+                process.kill()
+
+        @pytest.mark.parametrize("number", [1, 2])
+        def test_it(request, number):
+            assert request.getfixturevalue("shared").poll() is None
+        """
+    )
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=2)
+
+
 def test_a_failure_that_was_expected_is_taken_back(flush_errors: object) -> None:
     from twisted.internet.defer import fail
 

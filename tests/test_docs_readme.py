@@ -119,8 +119,9 @@ def test_the_page(server: Server, origin_port: int, tmp_path: Path) -> None:
         server.api("POST", "/api/publish", {"channel": "demo:news", "data": {"headline": "It works"}})
         assert browser.wait(30) == 0
     finally:
-        browser.kill()
-        browser.wait()
+        # It ends its browser, too.
+        browser.terminate()
+        browser.wait(30)
         site.shutdown()
         site.server_close()
 

@@ -589,15 +589,15 @@ def event_ids(octets: bytes) -> None:
 # -- the configuration ------------------------------------------------------------------------------------------------
 
 
-@cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="fuzz-")
-
-
 def toml(octets: bytes) -> None:
     """A file is taken, or what is wrong with it is said in one line."""
-    path = Path(_folder().name, "pushserver.toml")
-    path.write_bytes(octets)
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        path = Path(folder, "pushserver.toml")
+        path.write_bytes(octets)
+        _read(path)
+
+
+def _read(path: Path) -> None:
     draft = RawConfig()
     try:
         draft.add_file(str(path))

@@ -26,9 +26,15 @@ export class Driven {
 
   /** Starts it, and connects to the address that it says on standard error, with `path` behind it. */
   async launch(program, options, path = '') {
-    this.#process = spawn(program, options, { stdio: ['ignore', 'ignore', 'pipe'] });
-    // Also where the test dies on its way: no browser outlives it.
-    process.once('exit', () => this.#process.kill('SIGKILL'));
+    // What it makes elsewhere goes with its profile.
+    const env = { ...process.env, TMPDIR: this.profile };
+    this.#process = spawn(program, options, { env, stdio: ['ignore', 'ignore', 'pipe'] });
+    // Also where the test dies on its way, or is told to end: no browser outlives it.
+    process.once('SIGTERM', () => process.exit(143));
+    process.once('exit', () => {
+      this.#process.kill('SIGKILL');
+      this.#remove();
+    });
     const address = await new Promise((resolve, reject) => {
       this.#process.on('error', reject);
       this.#process.on('exit', (code) => reject(new Error(`${program} ended with ${code}`)));
@@ -61,6 +67,10 @@ export class Driven {
     this.call(method).catch(() => {});
     await gone;
     clearTimeout(killer);
+    this.#remove();
+  }
+
+  #remove() {
     rmSync(this.profile, { recursive: true, force: true, maxRetries: 20 });
   }
 }

@@ -11,10 +11,14 @@ const tab = await browser.open(url, `
 `);
 console.log('open');
 const end = Date.now() + 15000;
-for (;;) {
-  if (await tab.run(shown)) break;
-  if (Date.now() > end) throw new Error(`never came: ${shown}`);
-  await new Promise((resolve) => setTimeout(resolve, 50));
+try {
+  for (;;) {
+    if (await tab.run(shown)) break;
+    if (Date.now() > end) throw new Error(`never came: ${shown}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+} finally {
+  await browser.stop();
 }
 console.log('shown');
 process.exit(0);

@@ -128,7 +128,7 @@ def numbered(size: int = 40) -> Iterator[bytes]:
 
 
 takes = st.lists(st.one_of(st.just(0), st.integers(1, 200)), max_size=60)
-steps = st.lists(st.sampled_from(["write", "push", "fan", "cork", "uncork", "turn", "interject"]), max_size=80)
+steps = st.lists(st.sampled_from(["write", "push", "fan", "cork", "uncork", "turn", "write_first"]), max_size=80)
 
 
 @settings(max_examples=400, deadline=None)
@@ -158,7 +158,7 @@ def test_every_frame_leaves_whole_once_and_in_order(takes: list[int], steps: lis
         elif step == "turn" and not corked:
             # Corking never lasts longer than one turn.
             wire.turn()
-        elif step == "interject":
+        elif step == "write_first":
             pings += 1
             wire.outbox.write_first(b"ping\n")
     wire.outbox.uncork()
