@@ -7,9 +7,7 @@ import re
 
 import pytest
 
-from tests.attack.__main__ import TITLE
-from tests.attack.rows import ROWS
-from tests.attack.texts import TEXTS
+from tests.attack import __main__ as attack
 from tests.clients import __main__ as clients
 from tests.fuzz import __main__ as fuzz
 from tests.fuzz.targets import TARGETS
@@ -59,6 +57,5 @@ def test_a_test_that_is_not_there_is_noticed() -> None:
 
 def test_what_runs_write_has_its_place() -> None:
     assert {row[0] for row in rows(fuzz.TITLE)} == set(TARGETS)
-    named = {row.name for row in ROWS} | {f"64 KiB: {text.name}" for text in TEXTS}
-    assert {row[0] for row in rows(TITLE)} == named
+    assert {row[0] for row in rows(attack.TITLE)} == attack.names()
     assert rows(clients.TITLE)

@@ -357,12 +357,21 @@ def _knows_door(bin: Path) -> bool:
     return done.returncode == 0
 
 
+def name_of(one: Row | Text) -> str:
+    """Return what a row of the table is called."""
+    return one.name if isinstance(one, Row) else f"64 KiB: {one.name}"
+
+
+def names() -> set[str]:
+    """Return all rows of the table."""
+    return {name_of(one) for one in (*ROWS, *TEXTS)}
+
+
 def cells(results: Sequence[Result], texts: Sequence[TextResult]) -> dict[str, str]:
     """Return the column of the table: for each row and text the worst of all transports and engines."""
     rows = {one.row.name: [other for other in results if other.row is one.row] for one in results}
-    said = {one.text.name: [other for other in texts if other.text is one.text] for one in texts}
-    found = {name: worst(same) for name, same in rows.items()}
-    return found | {f"64 KiB: {name}": worst_text(same) for name, same in said.items()}
+    said = {name_of(one.text): [other for other in texts if other.text is one.text] for one in texts}
+    return {name: worst(same) for name, same in rows.items()} | {name: worst_text(same) for name, same in said.items()}
 
 
 def main() -> int:
