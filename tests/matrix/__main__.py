@@ -59,16 +59,18 @@ def play_workers(options: argparse.Namespace) -> int:
     python = options.python or environment.python()
     kept = workers.Kept(options.keep)
     outcomes = [outcome for outcome in kept.outcomes if outcome.row in rows]
-    # Of a run that was broken off its rows count as if one had followed the other.
-    before = sum(outcome.seconds for outcome in outcomes)
     started = time.monotonic()
     show(f"{len(rows)} rows of {workers.ENDS} ends, {options.beside} beside each other, seed {seed}")
     show(f"{'worker':17} {'leaves':9} {'server':6} {'by':5}  done  arrived  answered  lines  seconds")
-    for outcome in played(python, list(filter(kept.lacks, rows)), options.beside):
-        outcomes.append(outcome)
-        kept.add(outcome)
-        show(worker_line(outcome))
-    seconds = before + time.monotonic() - started
+    try:
+        for outcome in played(python, list(filter(kept.lacks, rows)), options.beside):
+            outcomes.append(outcome)
+            kept.add(outcome)
+            show(worker_line(outcome))
+    finally:
+        took = time.monotonic() - started
+        kept.end(took)
+    seconds = kept.took + took
     failed = [outcome for outcome in outcomes if not outcome.holds]
     done, received = sum(o.done for o in outcomes), sum(o.received for o in outcomes)
     lost = sum(outcome.lost for outcome in outcomes)

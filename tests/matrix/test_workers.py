@@ -22,10 +22,13 @@ def test_a_run_that_was_broken_off_goes_on_with_the_rows_that_do_not_hold(tmp_pa
     kept = Kept(tmp_path / "rows")
     for outcome in (first, second._replace(lost=1), third._replace(fault="not done")):
         kept.add(outcome)
+    kept.end(30.5)
+    kept.end(4.0)
     again = Kept(tmp_path / "rows")
-    assert again.outcomes == [first]
+    assert (again.outcomes, again.took) == ([first], 34.5)
     assert [again.lacks(outcome.row) for outcome in (first, second, third)] == [False, True, True]
     assert Kept(None).lacks(first.row)
+    assert Kept(None).took == 0
 
 
 @pytest.mark.full

@@ -53,20 +53,31 @@ class Outcome(NamedTuple):
 
 
 class Kept:
-    """Rows that were played and hold, in a file, a line each: a run that was broken off goes on from there."""
+    """Rows that were played and hold, and how long the runs took, in a file, a line each: a run goes on from there."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         lines = path.read_bytes().splitlines() if path is not None and path.exists() else []
-        self.outcomes = [msgspec.json.decode(line, type=Outcome) for line in lines]
+        found = [msgspec.json.decode(line, type=Outcome | float) for line in lines]
+        self.outcomes = [each for each in found if isinstance(each, Outcome)]
+        #: seconds
+        self.took = sum(each for each in found if isinstance(each, float))
 
     def lacks(self, row: Row) -> bool:
         return all(outcome.row != row for outcome in self.outcomes)
 
     def add(self, outcome: Outcome) -> None:
-        if self._path is not None and outcome.holds:
+        if outcome.holds:
+            self._write(outcome)
+
+    def end(self, seconds: float) -> None:
+        """A run has ended, or was broken off."""
+        self._write(seconds)
+
+    def _write(self, what: Outcome | float) -> None:
+        if self._path is not None:
             with self._path.open("ab") as file:
-                file.write(msgspec.json.encode(outcome) + b"\n")
+                file.write(msgspec.json.encode(what) + b"\n")
 
 
 def possible(row: Row) -> bool:
