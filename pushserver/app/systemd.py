@@ -17,12 +17,33 @@ from pushserver.server.clock import Clock, Recurring
 
 #: Signs of life within the time that systemd waits for one.
 SIGNS: Final = 3
+#: Seconds until what systemd had no room for is sent again.
+AGAIN: Final = 0.1
 
 _log = Logger()
 
 
 def notify(state: str, environment: Mapping[str, str] = os.environ) -> bool:
-    """Tell systemd a state, such as ``READY=1``; return whether anybody was told."""
+    """Tell systemd a state, such as ``STOPPING=1``; return whether it was taken."""
+    try:
+        return _send(state, environment)
+    except OSError as problem:
+        _warn(state, problem)
+        return False
+
+
+def announce_ready(clock: Clock, environment: Mapping[str, str] = os.environ) -> None:
+    """Tell systemd ``READY=1``, again and again while it has no room for it: what is never ready, it would kill."""
+    try:
+        _send("READY=1", environment)
+    except BlockingIOError:
+        clock.later(AGAIN, announce_ready, clock, environment)
+    except OSError as problem:
+        _warn("READY=1", problem)
+
+
+def _send(state: str, environment: Mapping[str, str]) -> bool:
+    """Return whether there is anybody to send it to. Raises OSError where that one does not take it."""
     address = environment.get("NOTIFY_SOCKET", "")
     if address[:1] not in ("/", "@"):
         return False
@@ -30,12 +51,12 @@ def notify(state: str, environment: Mapping[str, str] = os.environ) -> bool:
     path = "\0" + address[1:] if address[0] == "@" else address
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
         sender.setblocking(False)
-        try:
-            sender.sendto(state.encode(), path)
-        except OSError as problem:
-            _log.warn("systemd cannot be told {state}: {problem}", state=state.partition("=")[0], problem=str(problem))
-            return False
+        sender.sendto(state.encode(), path)
     return True
+
+
+def _warn(state: str, problem: OSError) -> None:
+    _log.warn("systemd cannot be told {state}: {problem}", state=state.partition("=")[0], problem=str(problem))
 
 
 def watchdog(clock: Clock, environment: Mapping[str, str] = os.environ) -> Recurring | None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from twisted.internet import task
 
-from pushserver.app.systemd import SIGNS, notify, watchdog
+from pushserver.app.systemd import AGAIN, SIGNS, announce_ready, notify, watchdog
 from pushserver.server.clock import Clock
 from tests.harness import Server
 
@@ -28,8 +30,16 @@ class Systemd:
         return self._socket.recv(4096).decode()
 
     def until(self, state: str) -> None:
-        while self.next() != state:
-            pass
+        end = time.monotonic() + 60
+        while (found := self.next()) != state:
+            assert time.monotonic() < end, f"{state} has not come; the last one was {found}"
+
+    def fill(self) -> None:
+        """Take as much as there is room for."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, contextlib.suppress(BlockingIOError):
+            sender.setblocking(False)
+            while True:
+                sender.sendto(b"WATCHDOG=1", str(self.path))
 
     def close(self) -> None:
         self._socket.close()
@@ -47,6 +57,19 @@ def test_a_state_is_told_where_somebody_listens(systemd: Systemd) -> None:
     assert systemd.next() == "READY=1"
     assert not notify("READY=1", {})
     assert not notify("READY=1", {"NOTIFY_SOCKET": str(systemd.path) + "-gone"})
+
+
+def test_that_it_is_ready_is_told_until_there_is_room(systemd: Systemd) -> None:
+    reactor, environment = task.Clock(), {"NOTIFY_SOCKET": str(systemd.path)}
+    systemd.fill()
+    announce_ready(Clock(reactor), environment)
+    reactor.advance(AGAIN)
+    while systemd.next() == "WATCHDOG=1":
+        reactor.advance(AGAIN)
+    assert not reactor.getDelayedCalls()
+    # Nobody is there any more: that is no reason to go on.
+    announce_ready(Clock(reactor), {"NOTIFY_SOCKET": str(systemd.path) + "-gone"})
+    assert not reactor.getDelayedCalls()
 
 
 def test_the_abstract_kind_of_socket_is_told_too() -> None:

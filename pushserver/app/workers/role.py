@@ -26,6 +26,7 @@ from pushserver.app.workers.metrics import Source, text
 from pushserver.config.sections import Config
 from pushserver.core.errors import ConfigError
 from pushserver.server import repeats
+from pushserver.server.clock import Clock
 from pushserver.server.repeats import Repeated
 from pushserver.web.tls import endpoint
 
@@ -132,7 +133,7 @@ class SingleProcess:
         self._show(watch, text, ended)
 
     def ready(self, config: Config, dev: Dev | None, now: int) -> None:
-        systemd.notify("READY=1")
+        systemd.announce_ready(Clock(self._reactor))
         if dev is not None:
             greet(config, dev, now)
 

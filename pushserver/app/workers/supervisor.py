@@ -300,7 +300,7 @@ class Supervisor(LoggedService):
             count=self._count,
             endpoints=self._found.server.listen,
         )
-        systemd.notify("READY=1")
+        systemd.announce_ready(self._clock)
         if self._dev is not None:
             greet(self._found, self._dev, self._clock.now())
 
