@@ -41,7 +41,8 @@ def allow_descriptors(wanted: int) -> None:
 
 
 class Clients(Load):
-    """Connections to one server, in one process."""
+    """Connections to one server, in one process. ``addresses``: how many they come from; 0: as many as those of every
+    load."""
 
     def __init__(self, server: Peer, addresses: int = 0) -> None:
         super().__init__(server)
