@@ -39,7 +39,7 @@ WAYS: dict[str, tuple[list[tuple[str, str]], str]] = {
     "no websocket": ([("websocket", "blocked"), ("http_stream", "http_stream"), ("sse", "sse")], "http_stream"),
     "sse alone": ([("websocket", "blocked"), ("http_stream", "blocked"), ("sse", "sse")], "sse"),
 }
-PROGRAM = """
+PROGRAM = """(() => {{
 globalThis.said = [];
 globalThis.client = new Centrifuge({offered}, {{
   token: {token}, emulationEndpoint: {emulation}, minReconnectDelay: 100, maxReconnectDelay: 1000 }});
@@ -50,7 +50,7 @@ news.on('publication', ({{ data, offset }}) => said.push([offset, data]));
 news.on('subscribed', ({{ recovered }}) => said.push(['subscribed', recovered]));
 news.subscribe();
 client.connect();
-"""
+}})()"""
 
 
 @pytest.fixture
