@@ -231,7 +231,13 @@ def _inside(value: Any) -> Any:
     if callable(as_list := getattr(value, "tolist", None)):
         kind = getattr(getattr(value, "dtype", None), "kind", "")
         # pandas gives moments that say which day it is; numpy may give integers of some unit.
-        return as_list() if kind not in ("m", "M") or hasattr(value, "isna") else _times(value, kind)
+        if kind in ("m", "M") and not hasattr(value, "isna"):
+            return _times(value, kind)
+        found = as_list()
+        if type(found) is type(value):
+            # numpy's widest numbers have no other form in Python.
+            return float(found) if kind == "f" else str(found)
+        return found
     # A lazy text can be iterated too, and so can a file, which is not ours to read.
     if isinstance(value, Iterable) and not _defines(value, "__str__") and not hasattr(value, "read"):
         return value

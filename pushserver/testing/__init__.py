@@ -10,25 +10,28 @@
         with push_server.publisher() as publisher:
             publisher.notify(42, title="Paid")
 
-A publisher that needs no server at all: `pushserver.publisher.testing`.
+Without pytest there is the server alone: ``with PushServer() as server``. A publisher that needs no server at all:
+`pushserver.publisher.testing`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-try:
-    import pytest
-except ImportError as error:  # pragma: no cover - only tests import this
-    raise ImportError("pushserver.testing has fixtures for pytest; without it: pushserver.testing.server") from error
-
 from pushserver.testing.server import PushServer
 
-__all__ = ["PushServer", "push_server"]
+__all__ = ["PushServer"]
 
+try:
+    import pytest
+except ImportError:
+    # The fixture is for pytest alone.
+    pass
+else:
+    __all__ += ["push_server"]
 
-@pytest.fixture(scope="session")
-def push_server() -> Iterator[PushServer]:
-    """A server of its own for this run, on a free port of 127.0.0.1, with nothing in it at the start."""
-    with PushServer() as server:
-        yield server
+    @pytest.fixture(scope="session")
+    def push_server() -> Iterator[PushServer]:
+        """A server of its own for this run, on a free port of 127.0.0.1, with nothing in it at the start."""
+        with PushServer() as server:
+            yield server

@@ -58,6 +58,22 @@ class Scalar:
         return 0.5
 
 
+class Wide:
+    """As numpy's longdouble, or its complex one: itself by `tolist`."""
+
+    def __init__(self, kind: str) -> None:
+        self.dtype = SimpleNamespace(kind=kind)
+
+    def tolist(self) -> Wide:
+        return self
+
+    def __float__(self) -> float:
+        return 1.5
+
+    def __str__(self) -> str:
+        return "1.5+2j"
+
+
 class Moments:
     """As numpy's datetime64 array: integers by `tolist`, texts by way of `astype`."""
 
@@ -150,6 +166,7 @@ class Frame:
         (b"\x00\xff", "AP8="),
         (Point(1, math.nan), {"x": 1, "y": None}),
         (Scalar(), 0.5),
+        ([Wide("f"), Wide("c")], [1.5, "1.5+2j"]),
         (Moments(), ["2026-01-01"]),
         (Moment(), "2026-01-01"),
         (NoMoment(), None),

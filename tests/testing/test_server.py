@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pushserver.client import Client
 from pushserver.testing import PushServer, push_server
+from tests.publisher.fake_api import child_environment
 
 __all__ = ["push_server"]
 
@@ -41,3 +44,15 @@ def test_it_is_configured_and_leaves_nothing() -> None:
 def test_a_mistake_in_the_configuration_is_shown() -> None:
     with pytest.raises(RuntimeError, match="nonsense"):
         PushServer("[nonsense]\n").start()
+
+
+def test_the_server_needs_no_pytest() -> None:
+    program = (
+        "import sys; sys.modules['pytest'] = None\n"
+        "import pushserver.testing.server\n"
+        "with pushserver.testing.server.PushServer() as server:\n"
+        "    print(server.publisher().publish('demo:a', 1).offset, pushserver.testing.__all__)\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=child_environment(), capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout, done.stderr) == ("1 ['PushServer']\n", "")

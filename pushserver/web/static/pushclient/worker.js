@@ -11,7 +11,8 @@ if (typeof SharedWorkerGlobalScope !== 'undefined') {
   // A lock that is free again tells the tabs that this worker is no more. It is named once it is held.
   const lock = `pushclient worker ${Math.random().toString(36).slice(2)}`;
   const alive = new Promise((resolve) => {
-    globalThis.navigator.locks?.request(lock, () => (resolve(), new Promise(() => {})));
+    // Where it may have none, nobody is told.
+    globalThis.navigator.locks?.request(lock, () => (resolve(), new Promise(() => {}))).catch(() => {});
   });
   globalThis.onconnect = ({ ports: [port] }) => {
     alive.then(() => port.postMessage({ is: 'life', lock }));
