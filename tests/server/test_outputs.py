@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -354,6 +355,31 @@ async def test_a_long_past_follows_as_pushes_before_anything_live(tmp_path: Path
     whole = results[MAIN]["output"]["text"] + "".join(texts)
     # No difference of megabytes is shown.
     assert (len(whole), whole == kept + "live") == (len(kept) + 4, True)
+    await rig.stop()
+
+
+async def test_a_reply_that_tells_of_many_outputs_holds_as_much_as_one_that_tells_of_one(tmp_path: Path) -> None:
+    rig = await Rig(tmp_path / "many").start()
+    await rig.execute("task.create", taskId="t", userId="ann")
+    names = [f"o{number}" for number in range(16)]
+    # The last one takes six bytes of JSON for each of its own.
+    kept = {name: f"{number:x}" * 700_000 for number, name in enumerate(names)} | {"o15": "\x01" * 700_000}
+    for name, text in kept.items():
+        await append(rig, text, name)
+    client = await rig.client("ann")
+    answer = (await client.ask("subscribe", channels=[f"output:{name}/t" for name in names]))["data"]
+    assert answer["rejected"] == {}
+    told = {name: answer["results"][f"output:{name}/t"]["output"] for name in names}
+    assert 3_000_000 < sum(len(json.dumps(each["text"])) for each in told.values()) <= 4_194_304 + 16 * 10
+    readers = {name: each["text"] for name, each in told.items()}
+    for _ in range(400):
+        await rig.advance(0.05)
+        for push in client.new():
+            if push["type"] == "output":
+                readers[push["channel"][7:-2]] += push["data"]["text"]
+        if all(len(readers[name]) == len(kept[name]) for name in names):
+            break
+    assert [name for name in names if readers[name] != kept[name]] == []
     await rig.stop()
 
 
