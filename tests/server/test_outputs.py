@@ -14,6 +14,7 @@ import pytest_twisted
 from pushserver.app.node import settings_of
 from pushserver.config import derived
 from pushserver.config.checks import load
+from pushserver.server.user_turns import UNDER_WAY
 from tests.fakes import SECRET, Client, Rig, hurried
 
 SETTINGS = """
@@ -380,6 +381,36 @@ async def test_a_reply_that_tells_of_many_outputs_holds_as_much_as_one_that_tell
         if all(len(readers[name]) == len(kept[name]) for name in names):
             break
     assert [name for name in names if readers[name] != kept[name]] == []
+    await rig.stop()
+
+
+async def test_of_one_reader_few_pages_are_read_at_a_time_over_however_many_connections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = await Rig(tmp_path / "pages").start()
+    await rig.execute("task.create", taskId="t", userId="ann")
+    kept = "x" * 300_000
+    await append(rig, kept)
+    reading, under_way, most = rig.engine.outputs.read, 0, 0
+
+    async def read(*arguments: Any) -> Any:
+        nonlocal under_way, most
+        under_way, most = under_way + 1, max(most, under_way + 1)
+        page = await reading(*arguments)
+        under_way -= 1
+        return page
+
+    monkeypatch.setattr(rig.engine.outputs, "read", read)
+    monkeypatch.setattr("pushserver.server.outputs.ReplyRoom.page", 1_000)
+    clients = [await rig.client("ann") for _ in range(3 * UNDER_WAY)]
+    readers = [Reader(client, await follow(client)) for client in clients]
+    for _ in range(200):
+        await rig.advance(0.05)
+        if all(len(each.look().text) == len(kept) for each in readers):
+            break
+    assert [each for each in readers if each.text != kept] == []
+    assert 1 < most <= UNDER_WAY
+    assert not rig.node.hub.turns.crowded
     await rig.stop()
 
 
