@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 from twisted.logger import Logger
 
 from pushserver.core import output
@@ -38,6 +39,20 @@ def may_read(connection: Connection, channel: str, owner: str | None) -> bool:
         for each in (connection.identity_for(channel), connection.identity_for(task))
         if each is not None
     )
+
+
+def _within(page: OutputPage, limit: int) -> tuple[OutputPage, bytes]:
+    """Return a page, and its literal, of so many bytes at most, but for one character: JSON has up to six for a byte of
+    text."""
+    content = output.literal(page.kind, page.body)
+    while page.kind is output.OutputKind.TEXT and len(content) > limit + 2:
+        end = output.whole_characters(page.body, limit * len(page.body) // len(content))
+        if end == len(page.body):
+            break
+        body = page.body[:end]
+        page = msgspec.structs.replace(page, body=body, offset=page.after + end, more=True)
+        content = output.literal(page.kind, body)
+    return page, content
 
 
 def outputs_of(connection: Connection, channel: str) -> list[str]:
@@ -85,11 +100,13 @@ class Outputs:
         await self._hub.confirmed(catchup)
         await self._watch_task(task_id, channel)
         async with room.places:
-            page = await self._engine.outputs.read(task_id, name, since, room.page)
-            room.spend(len(page.body))
+            limit = room.page
+            page = await self._engine.outputs.read(task_id, name, since, limit)
+            page, content = _within(page, limit)
+            room.spend(len(content))
         start = OutputStart(
             page.kind,
-            output.literal(page.kind, page.body),
+            content,
             page.offset,
             page.epoch,
             page.start,

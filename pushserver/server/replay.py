@@ -17,7 +17,7 @@ from pushserver.core.operations import InboxOverflow, Recovery, Resync
 from pushserver.core.positions import NOWHERE, Position, base_of
 from pushserver.core.publication import Publication
 from pushserver.core.task import MAX_INTEGER
-from pushserver.engine.interfaces import HistoryPage, InboxPage
+from pushserver.engine.interfaces import HistoryPage, InboxPage, OutputPage
 from pushserver.server.channel import CatchUp
 from pushserver.server.clock import Clock
 from pushserver.server.concurrency import begin
@@ -245,7 +245,7 @@ class Replay:
         name, task_id = output.parts_of(channel)
         while catchup.current:
             try:
-                page = await self._engine.outputs.read(task_id, name, after, OUTPUT_PAGE)
+                page = await self._output_page(connection.user_id, task_id, name, after)
             except NotFound:
                 # It has gone with its task: nothing of it comes any more.
                 self._hub.go_live(catchup, MAX_INTEGER, after.epoch)
@@ -268,6 +268,17 @@ class Replay:
             empty = closes and page.kind is None
             if not page.more and self._hub.go_live(catchup, page.offset + closes, page.epoch, empty=empty):
                 return
+
+    async def _output_page(self, user_id: str | None, task_id: str, name: str, after: Position) -> OutputPage:
+        """Read a page of an output. All connections of a user together read no more at a time than they may ask for:
+        outputs are long, and who reads them fast would be read to without end."""
+        if user_id is None:
+            return await self._engine.outputs.read(task_id, name, after, OUTPUT_PAGE)
+        await self._hub.turns.admit(user_id)
+        try:
+            return await self._engine.outputs.read(task_id, name, after, OUTPUT_PAGE)
+        finally:
+            self._hub.turns.end(user_id)
 
     async def _send(self, connection: Connection, message: Publication) -> int:
         """Send one message and waits until the socket has taken it; return its offset."""

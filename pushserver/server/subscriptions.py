@@ -20,6 +20,7 @@ from pushserver.core import operations
 from pushserver.core.channels import Kind, Namespace, Namespaces
 from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused, Unavailable
 from pushserver.core.operations import OutputStart, Recovery, Rejection, Result, SubscribeItem
+from pushserver.core.output import PREFIX
 from pushserver.core.permissions import may_subscribe
 from pushserver.core.positions import Position
 from pushserver.core.task import TaskState
@@ -101,7 +102,9 @@ class Subscriptions:
         granted = await self._check_tokens(connection, asked, unique, rejected)
         opened: list[Callable[[], None]] = []
         waiting = [item for name, item in unique.items() if name not in rejected]
-        room = ReplyRoom(sum(item.since is not None for item in waiting), asked.before)
+        # Of an output what is kept is told without a position, too.
+        readers = sum(item.since is not None or item.channel.startswith(PREFIX) for item in waiting)
+        room = ReplyRoom(readers, asked.before)
         while waiting:
             waiting = await self._open_some(connection, waiting, room, results, rejected, opened)
         expiries: dict[str, int] = {}

@@ -4,6 +4,7 @@ Connections that have no user are their address': a stranger has as many as a us
 
     a connection that has used its slice ---------------------> UserTurns.ask ---> a later turn, in the order of asking
     an operation, where enough of its user's wait already ---/
+    a page of an output, where enough of its reader's wait already -> UserTurns.admit -> a later turn, among these
     the rest of an operation that has used its slice ---------> UserTurns.go_on -> a later turn, before all of these
 
 Else one user with a hundred connections would have a hundred slices of each turn, and others would wait for all.
@@ -91,6 +92,14 @@ class UserTurns:
         self.crowded.add(owner)
         self._arm()
         return self.waiting.setdefault(owner, _Waiting())
+
+    async def admit(self, owner: str) -> None:
+        """Begin an operation once no more than enough of this user's wait for the engine. It may be cancelled."""
+        if owner in self.crowded:
+            turn: Deferred[None] = Deferred()
+            self._wait(owner).asked.append(lambda: turn.callback(None))
+            await turn
+        self.begin(owner)
 
     def begin(self, owner: str) -> None:
         """An operation of this user waits for the engine from now on."""

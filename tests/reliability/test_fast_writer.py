@@ -10,7 +10,7 @@ from tests.reliability.fast_writer import (
     COLUMNS,
     ENGINES,
     KINDS,
-    LINE,
+    LINE_SIZE,
     PAGE,
     TITLE,
     WORKER_MEMORY,
@@ -37,20 +37,21 @@ def test_nobody_pays_for_a_worker_that_writes_without_end(engine: str, kind: str
 
 def test_lines_follow_each_other_over_whatever_pieces_they_come_in() -> None:
     read = NumberedLines()
-    text = lines(0, 3 * LINE)
+    text = lines(0, 3 * LINE_SIZE)
     for at in range(0, len(text), 700):
         read.take(text[at : at + 700], False)
-    read.take(lines(70, LINE), True)
-    read.take("\n[5000 characters left out]\n" + lines(200, LINE), False)
-    assert (read.octets, read.gaps) == (5 * LINE + 28, 1)
+    read.take(lines(70, LINE_SIZE), True)
+    read.take("\n[5000 characters left out]\n" + lines(200, LINE_SIZE), False)
+    assert (read.octets, read.gaps) == (5 * LINE_SIZE + 28, 1)
 
 
 @pytest.mark.parametrize(
-    "wrong", [lines(4, LINE), lines(2, LINE), lines(3, LINE)[1:], lines(3, LINE).replace("3", "x"), "3\n"]
+    "wrong",
+    [lines(4, LINE_SIZE), lines(2, LINE_SIZE), lines(3, LINE_SIZE)[1:], lines(3, LINE_SIZE).replace("3", "x"), "3\n"],
 )
 def test_a_line_that_does_not_follow_is_seen(wrong: str) -> None:
     read = NumberedLines()
-    read.take(lines(0, 3 * LINE), False)
+    read.take(lines(0, 3 * LINE_SIZE), False)
     with pytest.raises(Unlike, match="instead of line 3"):
         read.take(wrong, False)
 

@@ -15,13 +15,13 @@ from tests.reliability.wires import FROM_REDIS, TO_REDIS, Wires
 @pytest.fixture
 def echo() -> Iterator[tuple[int, list[bytes]]]:
     """Something that says what it is told: its port, and what that was."""
-    listener, heard = socket.create_server(("127.0.0.1", 0)), []
+    listener, received = socket.create_server(("127.0.0.1", 0)), []
 
     def converse(peer: socket.socket) -> None:
         with peer:
             try:
                 while octets := peer.recv(100):
-                    heard.append(octets)
+                    received.append(octets)
                     peer.sendall(octets)
             except ConnectionError:
                 return
@@ -36,7 +36,7 @@ def echo() -> Iterator[tuple[int, list[bytes]]]:
 
     accepting = threading.Thread(target=accept)
     accepting.start()
-    yield listener.getsockname()[1], heard
+    yield listener.getsockname()[1], received
     listener.shutdown(socket.SHUT_RDWR)
     listener.close()
     accepting.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from pushserver.app.node import settings_of
 from pushserver.config import derived
 from pushserver.config.checks import load
 from pushserver.server.backend_commands import BackendCommand, CommandBatch
+from pushserver.server.user_turns import UNDER_WAY
 from tests.fakes import SECRET, Client, Rig, hurried
 
 SETTINGS = """
@@ -364,6 +366,61 @@ async def test_a_long_past_follows_as_pushes_before_anything_live(tmp_path: Path
     whole = results[MAIN]["output"]["text"] + "".join(texts)
     # No difference of megabytes is shown.
     assert (len(whole), whole == kept + "live") == (len(kept) + 4, True)
+    await rig.stop()
+
+
+async def test_a_reply_that_tells_of_many_outputs_holds_as_much_as_one_that_tells_of_one(tmp_path: Path) -> None:
+    rig = await Rig(tmp_path / "many").start()
+    await rig.execute("task.create", taskId="t", userId="ann")
+    names = [f"o{number}" for number in range(16)]
+    # The last one takes six bytes of JSON for each of its own.
+    kept = {name: f"{number:x}" * 700_000 for number, name in enumerate(names)} | {"o15": "\x01" * 700_000}
+    for name, text in kept.items():
+        await append(rig, text, name)
+    client = await rig.client("ann")
+    answer = (await client.ask("subscribe", channels=[f"output:{name}/t" for name in names]))["data"]
+    assert answer["rejected"] == {}
+    told = {name: answer["results"][f"output:{name}/t"]["output"] for name in names}
+    assert 3_000_000 < sum(len(json.dumps(each["text"])) for each in told.values()) <= 4_194_304 + 16 * 10
+    readers = {name: each["text"] for name, each in told.items()}
+    for _ in range(400):
+        await rig.advance(0.05)
+        for push in client.new():
+            if push["type"] == "output":
+                readers[push["channel"][7:-2]] += push["data"]["text"]
+        if all(len(readers[name]) == len(kept[name]) for name in names):
+            break
+    assert [name for name in names if readers[name] != kept[name]] == []
+    await rig.stop()
+
+
+async def test_of_one_reader_few_pages_are_read_at_a_time_over_however_many_connections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = await Rig(tmp_path / "pages").start()
+    await rig.execute("task.create", taskId="t", userId="ann")
+    kept = "x" * 300_000
+    await append(rig, kept)
+    reading, under_way, most = rig.engine.outputs.read, 0, 0
+
+    async def read(*arguments: Any) -> Any:
+        nonlocal under_way, most
+        under_way, most = under_way + 1, max(most, under_way + 1)
+        page = await reading(*arguments)
+        under_way -= 1
+        return page
+
+    monkeypatch.setattr(rig.engine.outputs, "read", read)
+    monkeypatch.setattr("pushserver.server.outputs.ReplyRoom.page", 1_000)
+    clients = [await rig.client("ann") for _ in range(3 * UNDER_WAY)]
+    readers = [Reader(client, await follow(client)) for client in clients]
+    for _ in range(200):
+        await rig.advance(0.05)
+        if all(len(each.look().text) == len(kept) for each in readers):
+            break
+    assert [each for each in readers if each.text != kept] == []
+    assert 1 < most <= UNDER_WAY
+    assert not rig.node.hub.turns.crowded
     await rig.stop()
 
 

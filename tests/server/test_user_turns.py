@@ -59,6 +59,32 @@ def test_a_user_has_a_slice_of_each_turn_in_the_order_of_asking() -> None:
     assert work.reactor.getDelayedCalls() == []
 
 
+def test_a_place_is_waited_for_and_whoever_gives_up_takes_none() -> None:
+    work = Work()
+
+    async def read(name: str, page: Deferred[None]) -> None:
+        await work.turns.admit("ann")
+        try:
+            work.done.append(name)
+            await page
+        finally:
+            work.turns.end("ann")
+
+    pages: list[Deferred[None]] = [Deferred() for _ in range(UNDER_WAY + 3)]
+    reading = [Deferred.fromCoroutine(read(str(n), page)) for n, page in enumerate(pages)]
+    assert work.turn() == [str(n) for n in range(UNDER_WAY)]
+    assert work.turn() == []
+    reading[UNDER_WAY].addErrback(lambda failure: failure.trap(CancelledError))
+    reading[UNDER_WAY].cancel()
+    for page in pages[:2]:
+        page.callback(None)
+    assert work.turn() == [str(UNDER_WAY + 1), str(UNDER_WAY + 2)]
+    for page in pages[2:UNDER_WAY] + pages[UNDER_WAY + 1 :]:
+        page.callback(None)
+    work.turn()
+    assert (work.turns.crowded, work.turns.waiting) == (set(), {})
+
+
 def test_what_is_asked_for_meanwhile_comes_behind_what_waits() -> None:
     work = Work()
     work.ask("ann", "first", seconds=SLICE * 2, then="third")

@@ -21,7 +21,7 @@ from .mutants import Mutant, hunt
 from .receivers import SETTINGS
 
 _SENDER = "server/events/sender.py"
-_FAILED = "        due = self._next(entry.event, 1, outcome)\n"
+_FAILED = "        due = None if outcome.taken else self._next(entry.event, 1, outcome)\n"
 _HELD = "            await self._hold(lane, state, list(lane.queue))\n            lane.held = state\n"
 
 MUTANTS = (
@@ -35,7 +35,8 @@ MUTANTS = (
             (
                 _SENDER,
                 _FAILED,
-                f"        lane.queue.popleft()\n        self._finish(entry)\n        return\n{_FAILED}",
+                "        if not outcome.taken:\n            lane.queue.popleft()\n            self._finish(entry)\n"
+                f"            return\n{_FAILED}",
             ),
         ),
     ),

@@ -94,6 +94,7 @@ _REPLIES: Final[dict[str, str]] = {
     "output_append": "ok:ibiii|unknown:|attempt:i|repeat:ibi|ended:|kind:b|many:|begin:|(fenced|gap):ii",
     "output_read": "ok:bbiiiiiib|unknown:",
     "outputs_kept": "ok:i",
+    "outputs_sweep": "ok:i",
     "tasks_of": "ok:(bb)*",
     "tasks_idle": "ok:i*",
     "tasks_stale": "ok:i(bb)*",

@@ -14,7 +14,7 @@ import heapq
 from collections import deque
 from collections.abc import Awaitable, Callable
 from random import random
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
@@ -91,14 +91,24 @@ class _Lane:
         self.lock = DeferredLock()
 
 
+class Work(NamedTuple):
+    """What a node knows of its work for a webhook.
+
+    Attributes:
+        age: ms since this webhook is known here: where one begins that the store does not know.
+        may_send: whether this node has the lease, by the clock: a process that stood still for longer finds answers
+            to go on from before the timer runs that ends its work.
+    """
+
+    age: Callable[[], int]
+    may_send: Callable[[], bool]
+
+
 class WebhookSender:
     """Sends one webhook's events, as long as this node has the lease.
 
     Args:
         post: makes one attempt; never raises but CancelledError.
-        age: ms since this webhook is known here: where one begins that the store does not know.
-        may_send: whether this node has the lease, by the clock: a process that stood still for longer finds answers
-            to go on from before the timer runs that ends its work.
         most_hanging: attempts that may hang beside those that are under way at a time.
     """
 
@@ -111,8 +121,7 @@ class WebhookSender:
         webhook: Webhook,
         post: Post,
         counters: Counters,
-        age: Callable[[], int],
-        may_send: Callable[[], bool],
+        work: Work,
         most_hanging: int = MOST_HANGING,
     ) -> None:
         self._clock = clock
@@ -122,8 +131,7 @@ class WebhookSender:
         self._name = webhook.name
         self._post = post
         self._counters = counters
-        self._age = age
-        self._may_send = may_send
+        self._age, self._may_send = work
         self._window: deque[_Slot] = deque()
         #: how many of these are not settled
         self._open = 0

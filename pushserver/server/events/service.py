@@ -217,8 +217,7 @@ class EventService:
             webhook,
             self._post,
             self._counters,
-            lambda: round(1000 * (self._clock.seconds() - known)),
-            lambda: self.holds,
+            Work(lambda: round(1000 * (self._clock.seconds() - known)), lambda: self.holds),
             self._most_hanging // len(self._settings.webhooks),
         )
         self._senders[webhook.name] = sender

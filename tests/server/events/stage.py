@@ -16,7 +16,7 @@ from pushserver.core.webhooks import Webhook
 from pushserver.engine.embedded import EmbeddedEngine
 from pushserver.engine.interfaces import DeadEvent, InboxRules
 from pushserver.server.events.attempt_result import AttemptResult
-from pushserver.server.events.sender import WebhookSender
+from pushserver.server.events.sender import WebhookSender, Work
 from pushserver.server.stats import Counters
 from tests.contracts.nodes import Recorder
 from tests.engine.clocks import FakeTime
@@ -125,7 +125,7 @@ class RunningSender:
     def __init__(self, stage: Stage, webhook: Webhook, age: int) -> None:
         self._stage = stage
         self.sender = WebhookSender(
-            stage.time.clock, stage.engine, webhook, stage.post, stage.counters, lambda: age, lambda: True
+            stage.time.clock, stage.engine, webhook, stage.post, stage.counters, Work(lambda: age, lambda: True)
         )
         self.running: Deferred[Any] = Deferred.fromCoroutine(self.sender.run())
 
