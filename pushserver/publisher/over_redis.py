@@ -31,7 +31,7 @@ except ImportError as error:  # pragma: no cover - an installation without the e
 
 from pushserver.publisher.commands import QUERIES, Command
 from pushserver.publisher.errors import REDIS_ERROR, PublishError, PublishRefused, PublishUnavailable
-from pushserver.publisher.transport import RedisAddress
+from pushserver.publisher.transport import RedisEndpoint
 
 if TYPE_CHECKING:
     from pushserver.publisher.transport import Transport
@@ -54,7 +54,7 @@ class RedisTransport:
 
     answers = False
 
-    def __init__(self, address: RedisAddress, prefix: str, timeout: float, asking: Transport | None) -> None:
+    def __init__(self, address: RedisEndpoint, prefix: str, timeout: float, asking: Transport | None) -> None:
         self._address = address
         self._prefix = prefix
         self._timeout = timeout

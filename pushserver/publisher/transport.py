@@ -60,7 +60,7 @@ class Trust(Struct, frozen=True):
         return context
 
 
-class RedisAddress(Struct, frozen=True, kw_only=True):
+class RedisEndpoint(Struct, frozen=True, kw_only=True):
     """Where a Redis is."""
 
     host: str = ""
@@ -73,7 +73,7 @@ class RedisAddress(Struct, frozen=True, kw_only=True):
     tls: Trust | None = None
 
 
-def redis_address(url: str, trust: Trust) -> RedisAddress:
+def redis_address(url: str, trust: Trust) -> RedisEndpoint:
     """Read a Redis URL as the server does (docs/redis.md); `cert` and `key` beside `ca`, for a Redis that asks.
 
     Raises ValueError, whose message never shows the URL: it may hold a password.
@@ -96,7 +96,7 @@ def redis_address(url: str, trust: Trust) -> RedisAddress:
     tls = None
     if parts.scheme == "rediss":
         tls = Trust(files.get("ca") or trust.ca, files.get("cert") or trust.cert, files.get("key") or trust.key)
-    return RedisAddress(
+    return RedisEndpoint(
         host="" if unix else parts.hostname or "",
         port=port_of(parts) or 6379,
         path=unquote(parts.path) if unix else "",

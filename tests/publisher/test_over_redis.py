@@ -23,7 +23,7 @@ from redis.exceptions import (
 from pushserver.publisher import AsyncPublisher, Publisher, PublishError, PublishRefused, PublishUnavailable
 from pushserver.publisher.errors import settles
 from pushserver.publisher.over_redis import RedisTransport
-from pushserver.publisher.transport import RedisAddress
+from pushserver.publisher.transport import RedisEndpoint
 from tests.certificates import certificates
 from tests.engine.redis.servers import RedisServer
 from tests.harness import wait_until
@@ -160,7 +160,7 @@ def test_nothing_that_redis_says_is_the_last_word(monkeypatch: pytest.MonkeyPatc
         raise error
 
     monkeypatch.setattr(redis.Redis, "publish", refuse)
-    transport = RedisTransport(RedisAddress(host="127.0.0.1"), "push", 1.0, None)
+    transport = RedisTransport(RedisEndpoint(host="127.0.0.1"), "push", 1.0, None)
     with pytest.raises(PublishError) as refused:
         transport.publish_live("news", 1, None)
     assert refused.value.code == code

@@ -11,7 +11,7 @@ from pushserver.publisher import AsyncPublisher, Publisher, PublishRefused
 from pushserver.publisher.commands import Command
 from pushserver.publisher.over_redis import RedisTransport
 from pushserver.publisher.receipts import InboxChange, KeptMessage, Participant, Unread
-from pushserver.publisher.transport import RedisAddress
+from pushserver.publisher.transport import RedisEndpoint
 from tests.publisher.fake_api import KEY, PATIENT, FakeApi
 
 
@@ -97,11 +97,11 @@ def test_over_redis_it_is_asked_over_http(api: FakeApi) -> None:
             asked.append(command)
             return {}
 
-    transport = RedisTransport(RedisAddress(host="127.0.0.1", port=1), "push", 1.0, Asking())  # type: ignore[arg-type]
+    transport = RedisTransport(RedisEndpoint(host="127.0.0.1", port=1), "push", 1.0, Asking())  # type: ignore[arg-type]
     transport.call(Command("presence", {"channel": "news"}))
     assert asked == [Command("presence", {"channel": "news"})]
     with pytest.raises(ValueError, match="inbox is asked over HTTP"):
-        RedisTransport(RedisAddress(host="127.0.0.1", port=1), "push", 1.0, None).call(
+        RedisTransport(RedisEndpoint(host="127.0.0.1", port=1), "push", 1.0, None).call(
             Command("inbox", {"userId": "42"})
         )
 
