@@ -119,7 +119,7 @@ async def test_many_that_hang_hold_up_nobody_for_longer_than_a_timeout(stage: St
 
     stage.answer = answer
     sender = stage.sender()
-    await stage.settle()
+    await stage.until_idle()
     for n in range(each):
         await stage.tell(*[(f"bad{subject}", n) for subject in range(subjects)])
     told = stage.time.reactor.seconds()
@@ -149,12 +149,12 @@ async def test_a_receiver_that_has_much_to_do_is_sent_no_more_at_a_time(stage: S
 
     stage.answer = answer
     sender = stage.sender(msgspec.structs.replace(MAIL, timeout=15_000))
-    await stage.settle()
+    await stage.until_idle()
     await stage.tell(*[(str(n), n) for n in range(4 * AT_ONCE)])
     for _ in range(4 * AT_ONCE):
         await stage.pass_time(0.4, 0.1)
         queue.pop(0).callback(OK)
-    await stage.settle()
+    await stage.until_idle()
     assert stage.most_at_once == AT_ONCE
     assert len(stage.taken) == len(stage.attempts) == 4 * AT_ONCE
     await sender.stop()
@@ -172,7 +172,7 @@ async def test_what_hung_and_is_taken_is_followed_by_what_came_meanwhile(stage: 
 
     stage.answer = answer
     sender = stage.sender()
-    await stage.settle()
+    await stage.until_idle()
     await stage.tell(*[(f"slow{n % AT_ONCE}", n // AT_ONCE) for n in range(2 * AT_ONCE)])
     await stage.tell(("good", 0))
     await stage.pass_time(0.5)
@@ -189,7 +189,7 @@ async def test_what_hung_and_is_taken_is_followed_by_what_came_meanwhile(stage: 
     for each in hanging:
         if not each.called:
             each.callback(OK)
-    await stage.settle()
+    await stage.until_idle()
     for each in hanging[2 * AT_ONCE :]:
         each.callback(OK)
     await stage.pass_time(1)
