@@ -19,7 +19,7 @@ from pushserver.core.webhooks import Webhook
 from pushserver.engine.interfaces import EventRules, OutboxFigures
 from pushserver.server.clock import Clock, Recurring
 from pushserver.server.events.attempts import MOST_HANGING
-from pushserver.server.events.sender import Post, WebhookSender
+from pushserver.server.events.sender import Post, WebhookSender, Work
 from pushserver.server.stats import Counters
 
 if TYPE_CHECKING:
