@@ -36,6 +36,8 @@ _MARK = mark()
 _FOLDER = own_folder()
 #: the look around of the test that runs
 _looking: list[Leftovers] = []
+#: whether a test has failed so far
+_FAILED = pytest.StashKey[bool]()
 
 
 def pytest_unconfigure() -> None:
@@ -106,22 +108,26 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def clean_machine() -> Iterator[None]:
-    """Fail the test that leaves a process or a temporary file behind, and clear it away for the next one."""
+def clean_machine(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail the test that leaves a process or a temporary file behind, and clear it away for the next one.
+
+    Of a test that failed it is cleared away without a word: what it would have ended is not what it failed for.
+    """
     from twisted.internet import reactor
 
     left = Leftovers(_MARK, _FOLDER)
     _looking.append(left)
     yield
     _looking.remove(left)
-    end = time.monotonic() + _ENDING
+    failed = request.node.stash.get(_FAILED, False)
+    end = time.monotonic() + (0 if failed else _ENDING)
     while left.processes() and time.monotonic() < end:
         # Twisted takes note of a child's end in a turn of the reactor.
         pytest_twisted.blockon(deferLater(reactor, 0.01))
     remains = [f"process {pid}: {command}" for pid, command in left.processes().items()]
     remains += [f"temporary: {path}" for path in left.entries()]
     left.clear()
-    if remains:
+    if remains and not failed:
         pytest.fail("the test left behind:\n" + "\n".join(remains), pytrace=False)
 
 
@@ -184,9 +190,11 @@ def server(start_server: Callable[..., Server]) -> Server:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """In CI nothing is skipped: what a test needs and does not find is a failure there."""
+    """In CI nothing is skipped: what a test needs and does not find is a failure there. Remember which tests failed."""
     report = yield
     if report.skipped and os.environ.get("CI") == "true" and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped in CI: {report.longrepr}"
+    if report.failed:
+        item.stash[_FAILED] = True
     return report

@@ -35,6 +35,33 @@ def test_what_a_test_leaves_behind_fails_it(
     result.stdout.fnmatch_lines([f"*{sign}*"])
 
 
+def test_of_a_test_that_failed_nothing_is_left_either(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.harness import ROOT
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makeconftest("from tests.conftest import *\nfrom tests.conftest import _logged_errors\n")
+    pytester.makepyfile(
+        """
+        import os, pathlib, subprocess, tempfile
+
+        def test_it():
+            process = subprocess.Popen(["sleep", "1000"])
+            pathlib.Path("left").write_text(f"{process.pid} {tempfile.mkdtemp()}")
+            assert False
+
+        def test_next():
+            pid, folder = pathlib.Path("left").read_text().split()
+            assert not os.path.exists(folder)
+            stat = pathlib.Path(f"/proc/{pid}/stat")
+            # It has ended, whether or not its end was taken note of.
+            assert not stat.exists() or "Z" in stat.read_text().rpartition(")")[2]
+        """
+    )
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(failed=1, passed=1)
+
+
 def test_what_a_fixture_of_several_tests_starts_is_not_left_by_the_first(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -145,10 +145,10 @@ test('where there is no other token, the one in use is left to end', async () =>
   session.heard(line.clock.time);
   line.clock.time += 81_000;
   session.tick();
-  await settle();
+  await nextTurn();
   line.clock.time += 10_000;
   session.tick();
-  await settle();
+  await nextTurn();
   assert.deepEqual([calls, line.asked, line.told, seen], [1, [], [], []]);
 });
 
@@ -157,19 +157,19 @@ test('a new token that the server could not look at is offered again, not asked 
   const { line, seen, session } = stage(() => `t${(calls += 1)}`);
   line.user.token = await session.take();
   session.renew();
-  await settle();
+  await nextTurn();
   line.asked.at(-1).failed(new PushError('UNAVAILABLE', 'away'));
   line.clock.time += 5000;
   session.tick();
-  await settle();
+  await nextTurn();
   assert.deepEqual(line.asked.map(({ data }) => data.token), ['t2', 't2']);
   line.asked.at(-1).reply({ expiresAt: line.clock.time + 100_000 });
   assert.deepEqual(seen.map(([what]) => what), ['renewed']);
   session.renew();
-  await settle();
+  await nextTurn();
   line.asked.at(-1).failed(new PushError('TOKEN_EXPIRED', 'late'));
   line.clock.time += 5000;
   session.tick();
-  await settle();
+  await nextTurn();
   assert.deepEqual(line.asked.map(({ data }) => data.token), ['t2', 't2', 't3', 't4']);
 });

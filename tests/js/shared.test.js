@@ -387,7 +387,7 @@ test('after disconnect() another user finds nothing of the last one', async (con
   client.disconnect();
   client.setToken(tokenOf('bob'));
   const asked = client.connect();
-  await settle();
+  await nextTurn();
   assert.equal(client.getState().userId, null);
   assert.equal(client.getState().tasks.size, 0);
   await asked;
@@ -480,7 +480,7 @@ test('without locks a page says that it goes, and joins again when it is shown a
   client.disconnect();
   page.dispatchEvent(new Event('pagehide'));
   page.dispatchEvent(new Event('pageshow'));
-  await settle();
+  await nextTurn();
   assert.equal(client.getState().connectionState, 'closed');
 });
 

@@ -75,7 +75,7 @@ class Server {
   }
 
   /** Something is said in a user's room. */
-  say(to) {
+  chat(to) {
     const { room } = this.of(to);
     const push = { type: 'said', channel: `room:${to}`, data: { to }, offset: room.length + 1, epoch: `room of ${to}`, messageId: `m${++this.#serial}` };
     room.push(push);
@@ -244,7 +244,7 @@ export class Tab {
     this.#stay += 1;
   }
 
-  enter(name) {
+  visit(name) {
     this.#room?.unsubscribe();
     this.#room = this.client.subscribeChannel(`room:${name}`, ({ data, messageId }) => this.#show(data.to, messageId));
   }

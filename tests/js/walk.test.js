@@ -9,8 +9,8 @@ const STEPS = 25;
 /** What may happen next; each takes the world and a tab. */
 const MOVES = {
   notify: (world) => world.server.notify(world.pick(['alice', 'bob'])),
-  say: (world) => world.server.say(world.pick(['alice', 'bob'])),
-  enter: (world, tab) => tab.enter(world.pick(['alice', 'bob'])),
+  chat: (world) => world.server.chat(world.pick(['alice', 'bob'])),
+  visit: (world, tab) => tab.visit(world.pick(['alice', 'bob'])),
   leave: (_, tab) => tab.leave(),
   disconnect: (_, tab) => tab.disconnect(),
   crash: (world) => world.crash(),
@@ -60,10 +60,10 @@ async function walk(seed) {
     // In the end all sign in as somebody, and hear what comes to them.
     for (const tab of world.tabs) tab.signIn(world.pick(['alice', 'bob']), false);
     await pass(world, 5000);
-    for (const tab of world.tabs) tab.enter(tab.user);
+    for (const tab of world.tabs) tab.visit(tab.user);
     await pass(world, 1000);
     const last = { alice: [], bob: [] };
-    for (const [user, messages] of Object.entries(last)) messages.push(world.server.notify(user), world.server.say(user));
+    for (const [user, messages] of Object.entries(last)) messages.push(world.server.notify(user), world.server.chat(user));
     await pass(world, 1000);
     for (const tab of world.tabs) {
       const missing = last[tab.user].filter((each) => !tab.shown.includes(each));

@@ -326,6 +326,6 @@ def test_what_follows_an_append_that_is_full_goes_at_once() -> None:
         assert not full.take_up("y", 1)
         last = written(queue, producer, "end") if number == 2 else None
         assert queue.take(10.0, 5) == [full]
-        queue.settled(full)
+        queue.finished(full)
     assert queue.take(10.0, 5) == [last]
     assert written(queue, producer, "y") not in queue.take(10.03, 5)

@@ -50,7 +50,7 @@ async def test_reading_pauses_for_a_few_large_messages_too(rig: Rig, monkeypatch
     assert sent == 3
     monkeypatch.undo()
     answer.errback(ZeroDivisionError())
-    await rig.settle()
+    await rig.until_idle()
     assert client.reading
     assert [m["id"] for m in client.new()] == ["slow", 0, 1, 2]
     # What was handled is counted no longer.

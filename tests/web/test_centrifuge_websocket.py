@@ -86,7 +86,7 @@ async def test_pings_may_be_control_frames(door: Door, codec: str) -> None:
     for n in range(1, 4):
         await door.until(lambda n=n: door.rig.clock.advance(0.5) or ann.pings == n)
         ann.pong()
-        await door.rig.settle()
+        await door.rig.until_idle()
         # What was sent before the ping that was answered.
         assert (await door.rig.engine.inbox.state("ann")).acked == 1
     assert {} not in ann.replies

@@ -116,7 +116,7 @@ def _by_websocket(headers: dict[str, str], command: dict[str, Any] | None = None
         with RawSocket(port) as client:
             client.upgrade({name: value.replace("SHOWN", shown) for name, value in headers.items()}, path)
             if command is not None:
-                client.say(json.dumps(command).replace("SHOWN", shown).encode())
+                client.send_message(json.dumps(command).replace("SHOWN", shown).encode())
             said = _answered(client.message) or {}
         return "connect" in said or said.get("type") == "auth_success"
 
@@ -235,7 +235,7 @@ def channels(port: int, token: str, shown: Iterable[str]) -> list[str]:
                 found.append(each)
     with RawSocket(port) as client:
         client.upgrade({"Authorization": f"Bearer {token}"}, "/connection/websocket")
-        client.say({"id": 1, "connect": {}})
+        client.send_message({"id": 1, "connect": {}})
         assert "connect" in client.message()
         for number, each in enumerate(shown, 2):
             said = client.ask({"id": number, "subscribe": {"channel": CHANNEL, "token": each}})

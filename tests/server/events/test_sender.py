@@ -119,17 +119,17 @@ async def test_many_that_hang_hold_up_nobody_for_longer_than_a_timeout(stage: St
 
     stage.answer = answer
     sender = stage.sender()
-    await stage.settle()
+    await stage.until_idle()
     for n in range(each):
-        await stage.tell(*[(f"bad{subject}", n) for subject in range(subjects)])
+        await stage.record(*[(f"bad{subject}", n) for subject in range(subjects)])
     told = stage.time.reactor.seconds()
-    await stage.tell(("good", 0))
+    await stage.record(("good", 0))
     await stage.pass_time(1.5 * MAIL.timeout / 1000, 0.03)
     assert len(seen) == 1
     assert seen[0] - told <= MAIL.timeout / 1000
     # Repeats of theirs hang, too: another that failed once is tried again in its time.
     stage.answer = lambda event: FAILED if event.subject == "user:good" else answer(event)
-    await stage.tell(("good", 1))
+    await stage.record(("good", 1))
     await stage.pass_time(0.5, 0.03)
     assert stage.attempts[-1] == ("user:good", 1)
     stage.answer, failed = answer, stage.time.reactor.seconds()
@@ -149,12 +149,12 @@ async def test_a_receiver_that_has_much_to_do_is_sent_no_more_at_a_time(stage: S
 
     stage.answer = answer
     sender = stage.sender(msgspec.structs.replace(MAIL, timeout=15_000))
-    await stage.settle()
-    await stage.tell(*[(str(n), n) for n in range(4 * AT_ONCE)])
+    await stage.until_idle()
+    await stage.record(*[(str(n), n) for n in range(4 * AT_ONCE)])
     for _ in range(4 * AT_ONCE):
         await stage.pass_time(0.4, 0.1)
         queue.pop(0).callback(OK)
-    await stage.settle()
+    await stage.until_idle()
     assert stage.most_at_once == AT_ONCE
     assert len(stage.taken) == len(stage.attempts) == 4 * AT_ONCE
     await sender.stop()
@@ -172,12 +172,12 @@ async def test_what_hung_and_is_taken_is_followed_by_what_came_meanwhile(stage: 
 
     stage.answer = answer
     sender = stage.sender()
-    await stage.settle()
-    await stage.tell(*[(f"slow{n % AT_ONCE}", n // AT_ONCE) for n in range(2 * AT_ONCE)])
-    await stage.tell(("good", 0))
+    await stage.until_idle()
+    await stage.record(*[(f"slow{n % AT_ONCE}", n // AT_ONCE) for n in range(2 * AT_ONCE)])
+    await stage.record(("good", 0))
     await stage.pass_time(0.5)
     assert stage.taken == [("user:good", 0)]
-    await stage.tell(*[(f"slow{n}", 2) for n in range(AT_ONCE)])
+    await stage.record(*[(f"slow{n}", 2) for n in range(AT_ONCE)])
     await stage.pass_time(0.5)
     assert len(stage.attempts) == AT_ONCE + 1
     assert sender.sender.waiting == 3 * AT_ONCE
@@ -189,7 +189,7 @@ async def test_what_hung_and_is_taken_is_followed_by_what_came_meanwhile(stage: 
     for each in hanging:
         if not each.called:
             each.callback(OK)
-    await stage.settle()
+    await stage.until_idle()
     for each in hanging[2 * AT_ONCE :]:
         each.callback(OK)
     await stage.pass_time(1)
