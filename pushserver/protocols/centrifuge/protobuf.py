@@ -401,10 +401,14 @@ _READ: Final = {kind: {_key(field): field for field in fields.values()} for kind
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
+#: Numbers of one octet, which nearly all lengths are.
+_SMALL: Final = tuple(bytes((number,)) for number in range(0x80))
+
+
 def varint(number: int) -> bytes:
     """Return a number, seven bits in each octet, the lowest first; a negative one as its 64 bits."""
     if 0 <= number < 0x80:
-        return bytes((number,))
+        return _SMALL[number]
     number &= (1 << 64) - 1
     found = bytearray()
     while number >= 0x80:
@@ -440,7 +444,8 @@ def write(message: Struct) -> bytes:
 
 
 def _sized(key: bytes, octets: bytes) -> tuple[bytes, bytes, bytes]:
-    return key, varint(len(octets)), octets
+    size = len(octets)
+    return key, _SMALL[size] if size < 0x80 else varint(size), octets
 
 
 def _written(field: Field) -> tuple[str, str, bytes]:
