@@ -21,10 +21,11 @@ from pushserver.core.operations import Operation
 
 
 class Send(Struct, frozen=True):
-    """Send this payload to the client. ``error``: the code that it tells, where it tells one."""
+    """Send this payload to the client. ``error``, ``reason``: the code that it tells, where it tells one, and why."""
 
     payload: bytes
     error: Code | None = None
+    reason: str = ""
 
 
 class Disconnect(Struct, frozen=True):

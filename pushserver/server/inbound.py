@@ -257,7 +257,7 @@ class Inbound:
     def _carry_out(self, effect: Effect) -> None:
         if type(effect) is Send:
             if effect.error is not None:
-                self._note_error(effect.error, "")
+                self._note_error(effect.error, effect.reason)
             self._connection.send(effect.payload)
         elif type(effect) is Perform:
             if self._turns.crowded and not self._granted and self._connection.user_id in self._turns.crowded:
@@ -324,7 +324,6 @@ class Inbound:
             self._reply(session.refuse(asked, problem, problem.close))
             problem.__traceback__ = None
         except PushError as problem:
-            self._note_error(problem.code, problem.message)
             self._reply(session.fail(asked, problem, self._clock.now()))
             # From Python 3.12 on a frame knows who runs it, and so a traceback would hold its own exception.
             problem.__traceback__ = None

@@ -129,7 +129,7 @@ def site(ports: Mapping[str, int], place: Path, files: Mapping[str, Path]) -> st
     for old, new in (
         ("listen 443 ssl;", f"listen 127.0.0.1:{ports['nginx_ends']} ssl;"),
         ("listen [::]:443 ssl;", ""),
-        ("server 127.0.0.1:8080;", f"server 127.0.0.1:{ports['tcp']};"),
+        ("server 127.0.0.1:8080 max_fails=0;", f"server 127.0.0.1:{ports['tcp']};"),
         ("/etc/ssl/push.example.com.pem", str(files["cert"])),
         ("/etc/ssl/private/push.example.com.key", str(files["key"])),
         ("/var/log/nginx/pushserver.log", f"{place}/access.log"),

@@ -205,7 +205,9 @@ shutdown_drain = "5s"
         changes = {
             "listen 443 ssl;": f"listen 127.0.0.1:{self.port} ssl;",
             "listen [::]:443 ssl;": "",
-            "server 127.0.0.1:8080;": " ".join(f"server 127.0.0.1:{port};" for port in self.ports.values()),
+            "server 127.0.0.1:8080 max_fails=0;": " ".join(
+                f"server 127.0.0.1:{port} max_fails=0;" for port in self.ports.values()
+            ),
             "/etc/ssl/push.example.com.pem": str(files["cert"]),
             "/etc/ssl/private/push.example.com.key": str(files["key"]),
             "/var/log/nginx/": f"{directory}/",

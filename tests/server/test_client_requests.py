@@ -506,6 +506,19 @@ async def test_chat_that_is_too_fast_is_refused_and_in_the_end_closed(rig: Rig) 
     assert refused == 105  # five are allowed, a hundred refused
 
 
+async def test_what_is_refused_counts_once_and_is_remembered_with_its_reason(rig: Rig) -> None:
+    client = await rig.client("ann")
+    assert (await client.ask("history", channel="secret:plan"))["data"]["code"] == "UNKNOWN_CHANNEL"
+    assert (await client.ask("nonsense"))["data"]["code"] == "UNKNOWN_MESSAGE_TYPE"
+    assert rig.node.counters.errors == {"UNKNOWN_CHANNEL": 1, "UNKNOWN_MESSAGE_TYPE": 1}
+    assert client.connection.errors == 2
+    refused = {event.code: (event.times, event.reason) for event in rig.node.recent.of("ann")}
+    assert refused == {
+        "UNKNOWN_CHANNEL": (1, "no such namespace"),
+        "UNKNOWN_MESSAGE_TYPE": (1, "unknown message type"),
+    }
+
+
 async def test_a_revocation_that_comes_while_the_engine_is_asked_is_not_missed(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -406,8 +406,8 @@ class CentrifugeSession:
             return self._failed(id, request, Refused("too much for one reply", Code.LIMIT_EXCEEDED))
         return [sent]
 
-    def _reply(self, reply: Reply, error: Code | None = None) -> Send:
-        return Send(self._codec.reply(reply), error)
+    def _reply(self, reply: Reply, error: Code | None = None, reason: str = "") -> Send:
+        return Send(self._codec.reply(reply), error, reason)
 
     def _expiry(self, expires_at: int | None) -> tuple[bool, int]:
         """Return whether something ends, and after how many s."""
@@ -574,7 +574,7 @@ class CentrifugeSession:
             # Else clients would give up where a newer token is all that is wanted.
             temporary = isinstance(request, messages.RefreshRequest | messages.SubRefreshRequest)
         error = messages.ErrorResult(code, problem.message or "error", temporary)
-        return self._reply(Reply(id, error=error), problem.code)
+        return self._reply(Reply(id, error=error), problem.code, problem.message)
 
     def _beyond_rate(self) -> tuple[Effect, ...]:
         """Count a message beyond the rate; too many in a row end the connection."""

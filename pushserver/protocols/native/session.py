@@ -102,7 +102,7 @@ class NativeSession:
         return self._fail(asked.id, problem, now)
 
     def _fail(self, id: str | int | None, problem: PushError, now: int) -> tuple[Effect, ...]:
-        reply = Send(messages.error(problem, id, now), problem.code)
+        reply = Send(messages.error(problem, id, now), problem.code, problem.message)
         if problem.code is Code.RATE_LIMITED:
             self._rate_limited += 1
             if self._rate_limited >= MAX_RATE_LIMITED:
@@ -122,7 +122,8 @@ class NativeSession:
     def refuse(self, asked: Perform, problem: PushError, close: Close) -> tuple[Effect, ...]:
         """Return the reply to a failed authentication that ends the connection."""
         data = {"code": problem.code.value, "message": problem.message}
-        return (Send(messages.reply("auth_failed", asked.id, data), problem.code), Disconnect(close))
+        reply = messages.reply("auth_failed", asked.id, data)
+        return (Send(reply, problem.code, problem.message), Disconnect(close))
 
     def pinged(self, reached: Position | None) -> None:
         """Clients acknowledge their inbox by messages."""
