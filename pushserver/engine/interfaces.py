@@ -852,6 +852,10 @@ class IDeliveries(Interface):
     def forget_gone(webhooks: Sequence[str]) -> Deferred[None]:
         """None of these is gone any more."""
 
+    def keep(webhooks: Sequence[str], ttl: int) -> Deferred[None]:
+        """The configuration names these webhooks: how far they have come is known for ``ttl`` ms more. Of others it is
+        forgotten once nobody has named them for as long. To be called from time to time."""
+
     def hold(webhook: str, state: HeldSubject, ids: Sequence[str]) -> Deferred[None]:
         """Hold events of a subject back, behind those that are held of it, and keep its state."""
 

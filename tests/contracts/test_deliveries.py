@@ -66,6 +66,36 @@ async def test_a_receiver_that_is_gone_is_kept_until_that_is_forgotten(nodes: No
     assert (known.gone, known.cursor) == ("", id)
 
 
+async def test_what_is_known_of_a_webhook_goes_once_nobody_names_it_any_more(nodes: Nodes) -> None:
+    node = await start(nodes)
+    (old, new) = await ids(node, 2)
+    for name in ("mail", "removed"):
+        await node.deliveries.begin(name, 0)
+        await node.deliveries.move_cursor(name, old)
+    await node.deliveries.keep(["mail", "removed"], 9 * nodes.unit)
+    for name in ("mail", "removed"):
+        await node.deliveries.hold(name, HeldSubject("user:7", 1, 5), [new])
+    footprint = nodes.backend.footprint()
+    for _ in range(2):
+        await nodes.advance(4)
+        await node.deliveries.keep(["mail", "never-begun"], 9 * nodes.unit)
+    # It is put back in time, and removed again.
+    known = await node.deliveries.begin("removed", 0)
+    assert (known.cursor, known.held) == (old, 1)
+    assert nodes.backend.footprint() == footprint
+    await node.deliveries.keep(["mail", "removed"], 9 * nodes.unit)
+    for _ in range(3):
+        await nodes.advance(4)
+        assert await node.deliveries.lease(60_000)
+        await node.deliveries.keep(["mail"], 9 * nodes.unit)
+    assert nodes.backend.footprint() != footprint
+    known = await node.deliveries.begin("mail", 0)
+    assert (known.cursor, known.held) == (old, 1)
+    # By now it is a new one.
+    known = await node.deliveries.begin("removed", 0)
+    assert (known.cursor, known.subjects, known.held) == (new, [], 0)
+
+
 async def test_what_is_held_of_a_subject_comes_back_in_its_order(nodes: Nodes) -> None:
     node = await start(nodes)
     await node.deliveries.begin("mail", 0)

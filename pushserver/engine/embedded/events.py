@@ -85,6 +85,9 @@ class EmbeddedDeliveries:
     def forget_gone(self, webhooks: Sequence[str]) -> Deferred[None]:
         return self._writer.submit(RowCall(deliveries.forget_gone, webhooks))
 
+    def keep(self, webhooks: Sequence[str], ttl: int) -> Deferred[None]:
+        return self._writer.submit(RowCall(deliveries.keep, webhooks, self._clock.settled(), ttl))
+
     def hold(self, webhook: str, state: HeldSubject, ids: Sequence[str]) -> Deferred[None]:
         return self._writer.submit(RowCall(deliveries.hold, webhook, state, ids))
 

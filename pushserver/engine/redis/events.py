@@ -170,13 +170,20 @@ class RedisDeliveries:
         for webhook in webhooks:
             await self._commands.call("HDEL", self._names.webhook(webhook)[0], "gone")
 
+    def keep(self, webhooks: Sequence[str], ttl: int) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._keep(webhooks, ttl))
+
+    async def _keep(self, webhooks: Sequence[str], ttl: int) -> None:
+        keys = [key for webhook in webhooks for key in self._names.webhook(webhook)]
+        await self._write("webhook_keep", keys, ttl)
+
     def hold(self, webhook: str, state: HeldSubject, ids: Sequence[str]) -> Deferred[None]:
         return Deferred.fromCoroutine(self._hold(webhook, state, ids))
 
     async def _hold(self, webhook: str, state: HeldSubject, ids: Sequence[str]) -> None:
         members = [_member(state.subject, id) for id in ids]
         kept = f"{state.failures} {state.due}"
-        await self._write("webhook_hold", self._names.webhook(webhook)[1:], state.subject, kept, *members)
+        await self._write("webhook_hold", self._names.webhook(webhook), state.subject, kept, *members)
 
     def held(self, webhook: str, subject: str, limit: int) -> Deferred[list[StoredEvent]]:
         return Deferred.fromCoroutine(self._held(webhook, subject, limit))

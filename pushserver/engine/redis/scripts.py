@@ -63,6 +63,7 @@ _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "webhook_cursor": ("webhook",),
     "webhook_gone": ("webhook",),
     "webhook_hold": ("webhook",),
+    "webhook_keep": ("webhook",),
     "webhook_release": ("webhook", "dead_events"),
     "webhook_dead": ("webhook", "dead_events"),
     "webhook_retried": ("webhook",),

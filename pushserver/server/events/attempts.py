@@ -111,8 +111,8 @@ class Attempts:
         oldest = next(filter(self._may_hang, self._placed.values()), None)
         if oldest is None:
             return self._patience
-        since = max([oldest.began, *(at for at, number in self._answered if number < oldest.number)])
-        return max(0.001, since + self._patience - now)
+        answered_at = next((at for at, number in reversed(self._answered) if number < oldest.number), oldest.began)
+        return max(0.001, max(oldest.began, answered_at) + self._patience - now)
 
     def _may_hang(self, attempt: Attempt) -> bool:
         if self.hanging >= self._most_hanging or not attempt.waits:

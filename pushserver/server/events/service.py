@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from pushserver.core.errors import Unavailable
 from pushserver.core.events import number_of
 from pushserver.core.webhooks import Webhook
-from pushserver.engine.interfaces import EventRules, OutboxFigures
+from pushserver.engine.interfaces import DEAD_TTL, EventRules, OutboxFigures
 from pushserver.server.clock import Clock, Recurring
 from pushserver.server.events.attempts import MOST_HANGING
 from pushserver.server.events.sender import Post, WebhookSender, Work
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 #: How long the lease holds, ms, and how often it is taken anew, s.
 LEASE: Final = 9_000
 RENEW: Final = LEASE / 3000
-#: Seconds between two looks at what was not read, and at what is past its time.
+#: Seconds between two looks at what was not read, at what is past its time, and until webhooks are named anew.
 TICK: Final = 1.0
 TRIM: Final = 5.0
 #: Messages that are looked at in one step.
 STEP: Final = 200
+KEEP: Final = 60.0
 #: Seconds until a sender whose store could not answer begins anew.
 AGAIN: Final = 0.5
 #: Seconds for what is under way when this node stops.
@@ -82,6 +83,7 @@ class EventService:
         self._ending: IDelayedCall | None = None
         self._held_until = 0.0
         self._trimmed_at = 0.0
+        self._kept_at: float | None = None
         self._running = False
         #: the store is to be told of a reload
         self._reloaded = False
@@ -249,8 +251,17 @@ class EventService:
             if self._clock.seconds() - self._trimmed_at >= TRIM:
                 self._trimmed_at = self._clock.seconds()
                 await self._trim()
+            await self._keep()
         except Unavailable:
             return
+
+    async def _keep(self) -> None:
+        """What is known of webhooks that the configuration names no more goes a while after the last of the dead."""
+        now = self._clock.seconds()
+        if self._kept_at is None or now - self._kept_at >= KEEP:
+            self._kept_at = now
+            ttl = max(DEAD_TTL, self._settings.rules.retention)
+            await self._engine.deliveries.keep([webhook.name for webhook in self._settings.webhooks], ttl)
 
     async def _trim(self) -> None:
         before, self.figures = self.figures, await self._engine.events.trim()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
@@ -13,11 +13,11 @@ from twisted.logger import globalLogPublisher
 from pushserver.core import events
 from pushserver.core.errors import Unavailable
 from pushserver.core.events import SUBJECTS
-from pushserver.engine.interfaces import EventRules
+from pushserver.engine.interfaces import DEAD_TTL, EventRules
 from pushserver.server.events.attempt_result import AttemptResult
 from pushserver.server.events.attempts import AT_ONCE
 from pushserver.server.events.sender import WINDOW
-from pushserver.server.events.service import LEASE, EventService, EventSettings
+from pushserver.server.events.service import KEEP, LEASE, EventService, EventSettings
 from tests.contracts.nodes import publication
 from tests.server.events.stage import FAILED, GONE, MAIL, OK, Stage
 
@@ -244,6 +244,23 @@ async def test_a_reload_counts_also_where_the_store_is_away_just_then(stage: Sta
     stage.engine.deliveries.forget_gone = forget_gone  # type: ignore[method-assign]
     await stage.pass_time(3)
     assert stage.taken == [("user:7", 2)]
+
+
+async def test_which_webhooks_are_named_is_said_again_and_again(stage: Stage, leased: Leased) -> None:
+    said: list[tuple[Sequence[str], int]] = []
+
+    def keep(webhooks: Sequence[str], ttl: int) -> Deferred[None]:
+        said.append((webhooks, ttl))
+        return succeed(None)
+
+    stage.engine.deliveries.keep = keep  # type: ignore[method-assign]
+    await stage.pass_time(3 * KEEP, 5)
+    assert 2 <= len(said) <= 4
+    assert set(map(str, said)) == {str((["mail"], DEAD_TTL))}
+    long = msgspec.structs.replace(SETTINGS.rules, retention=2 * DEAD_TTL)
+    leased.service.adopt(msgspec.structs.replace(SETTINGS, rules=long, webhooks=()))
+    await stage.pass_time(2 * KEEP, 5)
+    assert said[-1] == ([], 2 * DEAD_TTL)
 
 
 async def test_what_is_not_read_in_time_is_told(stage: Stage, leased: Leased) -> None:

@@ -51,6 +51,15 @@ def forget_gone(connection: sqlite3.Connection, webhooks: Sequence[str]) -> None
     connection.executemany("UPDATE webhook SET gone = '' WHERE name = ?", [(webhook,) for webhook in webhooks])
 
 
+def keep(connection: sqlite3.Connection, webhooks: Sequence[str], now: int, ttl: int) -> None:
+    connection.executemany("UPDATE webhook SET named_at = ? WHERE name = ?", [(now, webhook) for webhook in webhooks])
+    # What an earlier version left counts as named now.
+    connection.execute("UPDATE webhook SET named_at = ? WHERE named_at = 0", (now,))
+    connection.execute("DELETE FROM webhook WHERE named_at <= ?", (now - ttl,))
+    for table in ("webhook_subject", "webhook_held"):
+        connection.execute(f"DELETE FROM {table} WHERE webhook NOT IN (SELECT name FROM webhook)")
+
+
 def hold(connection: sqlite3.Connection, webhook: str, state: HeldSubject, ids: Sequence[str]) -> None:
     connection.execute(
         "INSERT OR REPLACE INTO webhook_subject (webhook, subject, failures, due) VALUES (?, ?, ?, ?)",
