@@ -66,20 +66,17 @@ end
 -- They stand beside the generation: a node of an older version moves that alone.
 versions = versions or string.format('%d', above)
 redis.call('HSET', KEYS[1], 'versions', generation .. ' ' .. versions, 'generations', joined(all))
-local marked = 0
 if ARGV[7] == 'evicts' then
-  -- It might evict the mark.
   redis.call('HSET', KEYS[1], 'evicts', 1)
-  redis.call('DEL', MARK)
 else
   redis.call('HDEL', KEYS[1], 'evicts')
-  if not known[8] or loaded then
-    redis.call('SET', MARK, 0)
-    redis.call('INCRBYFLOAT', MARK, 1)
-  end
-  -- A server that keeps it in another way has none.
-  marked = in_memory() and 1 or 0
 end
+if not known[8] or loaded then
+  redis.call('SET', MARK, 0)
+  redis.call('INCRBYFLOAT', MARK, 1)
+end
+-- A server that keeps it in another way has none.
+local marked = in_memory() and 1 or 0
 if marked == 1 then
   redis.call('HSET', KEYS[1], 'marked', 1)
 else

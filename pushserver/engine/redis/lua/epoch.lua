@@ -5,6 +5,10 @@ local generation, secret, writes = known_server[1], known_server[2], tonumber(kn
 -- Data that was loaded since a node attached, or that has fewer writes than this one knows of, went back inside the same
 -- process. `attach` says what the mark is.
 local loaded = known_server[6] and redis.call('OBJECT', 'ENCODING', KEYS[1] .. ':process') ~= 'embstr'
+if known_server[4] then
+  -- To ask so is no use of it, and Redis evicts what is not used.
+  redis.call('GET', KEYS[1] .. ':process')
+end
 if not secret or generation ~= ARGV[1] or loaded or writes < tonumber(table.remove(ARGV)) then
   return {'generation'}
 end
