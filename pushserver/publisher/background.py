@@ -325,7 +325,8 @@ class Background:
         else:
             self._outbox.finished(entry)
             dropped = [entry]
-        if error is not None and not _is_quiet(command, error):
+        # What was on its way to a task that was refused is the same mistake.
+        if error is not None and not _is_quiet(command, error) and not (reporter is not None and reporter.refused):
             self.log(error.code, logging.WARNING, "the push server refused %s: %s", command.method, error)
         if reporter is not None:
             reporter.receive(command, reply if error is None else None, error)

@@ -146,7 +146,7 @@ def notify(
 ) -> Command:
     """`users`: an id of any kind that has a text (a number, a UUID), or an iterable of such."""
     many = isinstance(users, Iterable) and not isinstance(users, (str, bytes))
-    to: dict[str, Any] = {"userIds": [str(user) for user in users]} if many else {"userId": str(users)}
+    to: dict[str, Any] = {"userIds": [_user(user) for user in users]} if many else {"userId": _user(users)}
     told = _present(level=level, title=_text_or_none(title), message=_text_or_none(message)) | dict(data or {})
     more = _present(
         type=type, ttl=_lifetime(ttl), collapseKey=collapse_key, unreadAfter=_lifetime(unread_after), tags=tags
@@ -174,7 +174,7 @@ def revoke(
 
 def ticket(user_id: Any, channels: Iterable[str], ttl: str | int | None) -> Command:
     more = _present(ttl=_lifetime(ttl))
-    return Command("ticket", {"userId": str(user_id), "channels": list(channels), **more})
+    return Command("ticket", {"userId": _user(user_id), "channels": list(channels), **more})
 
 
 class Positioned(Protocol):
@@ -189,16 +189,16 @@ class Positioned(Protocol):
 
 def inbox(user_id: Any, limit: int, before: Positioned | None, unread: bool) -> Command:
     place = {} if before is None else _present(before=before.offset, epoch=before.epoch)
-    return Command("inbox", {"userId": str(user_id), "limit": limit, **place, **({"unread": True} if unread else {})})
+    return Command("inbox", {"userId": _user(user_id), "limit": limit, **place, **({"unread": True} if unread else {})})
 
 
 def mark_read(user_id: Any, offsets: list[int] | None, up_to: int | None, epoch: str, read: bool) -> Command:
     marked = {} if read else {"read": False}
-    return Command("inbox.read", {"userId": str(user_id), "epoch": epoch, **_chosen(offsets, up_to), **marked})
+    return Command("inbox.read", {"userId": _user(user_id), "epoch": epoch, **_chosen(offsets, up_to), **marked})
 
 
 def delete_from_inbox(user_id: Any, offsets: list[int] | None, up_to: int | None, epoch: str) -> Command:
-    return Command("inbox.delete", {"userId": str(user_id), "epoch": epoch, **_chosen(offsets, up_to)})
+    return Command("inbox.delete", {"userId": _user(user_id), "epoch": epoch, **_chosen(offsets, up_to)})
 
 
 def chosen(
@@ -233,7 +233,7 @@ def presence(channel: str) -> Command:
 
 def create_task(task_id: str, user_id: Any, title: Any, details: Any, restart: bool) -> tuple[Command, bool]:
     """Return the command, and whether something of it had to be left out. `restart`: also where the task exists."""
-    params: dict[str, Any] = {"taskId": task_id, "userId": text(user_id), "messageId": new_id()}
+    params: dict[str, Any] = {"taskId": task_id, "userId": _user(user_id), "messageId": new_id()}
     cut = False
     if title is not None:
         params["title"], cut = _short(title)
@@ -392,6 +392,11 @@ def _plain(value: Any) -> tuple[Any, bool]:
     # Room for the rest of the request.
     found = plain(value, BODY_LIMIT - 16 * _LEAST)
     return found.value, found.truncated
+
+
+def _user(user_id: Any) -> str:
+    """Return a user's id as a text. Nobody (None) is one that the server refuses, and not a user who is called None."""
+    return "" if user_id is None else text(user_id)
 
 
 def _short(value: Any) -> tuple[str, bool]:

@@ -27,6 +27,8 @@ class Reporter(Protocol):
 
     #: the server's count of its beginnings, once known
     attempt: int | None
+    #: whether the server has refused to make it
+    refused: bool
 
     def receive(self, command: Command, state: Any, error: Exception | None) -> None:
         """Take what the server said."""

@@ -35,6 +35,8 @@ class BaseTask:
         self.task_id = commands.new_id() if task_id is None else plain.text(task_id)
         #: the server's count of this task's beginnings; None until it has told, and over Redis alone
         self.attempt: int | None = None
+        #: whether the server has refused to make it: nothing that is said of it can arrive
+        self.refused = False
         self._background = background
         self._lane = f"task:{self.task_id}"
         self._process = os.getpid()
@@ -150,7 +152,7 @@ class BaseTask:
             if state.get("cancelRequested") or state.get("status") == "cancelled":
                 self._cancelled = True
         elif error is not None and command.method == "task.create":
-            self._finished = True
+            self._finished = self.refused = True
         elif getattr(error, "code", None) in ("NOT_FOUND", "CONFLICT"):
             # Ended, forgotten or begun anew meanwhile: nothing that is said of it now can be accepted.
             self._cancelled = self._cancelled or not self._finished

@@ -54,6 +54,7 @@ class Task:
     """A reporter on paper."""
 
     attempt: int | None = None
+    refused = False
 
     def __init__(self) -> None:
         self.received: list[Any] = []

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pushserver.publisher import Publisher
+from pushserver.publisher import Publisher, PublishRefused
 from pushserver.testing.server import PushServer
 from tests.certificates import certificates
 from tests.engine.redis.servers import RedisServer
@@ -257,6 +257,21 @@ def test_a_wrong_key_is_told_once(server: PushServer, job: str, caplog: pytest.L
     (line,) = lines(caplog)
     assert line.startswith("the push server refused task.create: NOT_AUTHENTICATED: ")
     assert "API key" in line
+
+
+@pytest.mark.parametrize("user", [None, "", "a b", "x" * 201], ids=["nobody", "nothing", "a blank", "too long"])
+def test_a_wrong_user_is_told_once(server: PushServer, user: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with server.publisher(**PATIENT) as publisher:
+        for _ in range(3):
+            task = publisher.task(user)
+            task.progress(10)
+            assert task.complete(1) is False
+        with pytest.raises(PublishRefused, match="INVALID_MESSAGE"):
+            publisher.notify(user, title="t")
+        publisher.flush(PATIENCE)
+    (line,) = lines(caplog)
+    assert line.startswith("the push server refused task.create: INVALID_MESSAGE: userId")
+    assert server.api("GET", "/api/tasks?userId=None")["tasks"] == []
 
 
 # Where the server is not

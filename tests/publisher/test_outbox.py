@@ -12,6 +12,8 @@ from pushserver.publisher.outbox import CommandQueue, Entry
 
 
 class Reporter:
+    refused = False
+
     """A task on paper."""
 
     def __init__(self, attempt: int | None = None) -> None:
