@@ -101,7 +101,8 @@ class Outputs:
         await self._watch_task(task_id, channel)
         async with room.places:
             limit = room.page
-            page = await self._engine.outputs.read(task_id, name, since, limit)
+            user_id = catchup.connection.user_id
+            page = await self.replay.read_output(user_id, task_id, name, since, limit)
             page, content = _within(page, limit)
             room.spend(len(content))
         start = OutputStart(

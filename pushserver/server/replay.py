@@ -26,6 +26,7 @@ from pushserver.server.hub import Hub
 from pushserver.server.publishing import Publishing
 from pushserver.server.reply_room import ReplyRoom
 from pushserver.server.resumption import InboxStart, start_of_inbox
+from pushserver.server.user_turns import UserTurns
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 PAGE: Final = 20
 #: Bytes of an output read at a time while it does.
 OUTPUT_PAGE: Final = 64 * 1024
+#: Pages of outputs that are read for one user at a time.
+READING: Final = 4
 
 
 class Replay:
@@ -55,6 +58,7 @@ class Replay:
         self._publishing = publishing
         self._clock = clock
         self._replayed = replayed
+        self._reading = UserTurns(clock, READING)
 
     async def history(self, channel: str, since: Position | None, size: int, room: ReplyRoom | None = None) -> Recovery:
         """How a subscription of a channel with history begins: what has no room in the reply follows (`rest`)."""
@@ -245,7 +249,7 @@ class Replay:
         name, task_id = output.parts_of(channel)
         while catchup.current:
             try:
-                page = await self._output_page(connection.user_id, task_id, name, after)
+                page = await self.read_output(connection.user_id, task_id, name, after, OUTPUT_PAGE)
             except NotFound:
                 # It has gone with its task: nothing of it comes any more.
                 self._hub.go_live(catchup, MAX_INTEGER, after.epoch)
@@ -269,16 +273,18 @@ class Replay:
             if not page.more and self._hub.go_live(catchup, page.offset + closes, page.epoch, empty=empty):
                 return
 
-    async def _output_page(self, user_id: str | None, task_id: str, name: str, after: Position) -> OutputPage:
-        """Read a page of an output. All connections of a user together read no more at a time than they may ask for:
-        outputs are long, and who reads them fast would be read to without end."""
+    async def read_output(
+        self, user_id: str | None, task_id: str, name: str, after: Position | None, limit: int
+    ) -> OutputPage:
+        """Read a page of an output, as `IOutputs.read`. For all connections of a user together a few are read at a
+        time: outputs are long, and others wait for the same store."""
         if user_id is None:
-            return await self._engine.outputs.read(task_id, name, after, OUTPUT_PAGE)
-        await self._hub.turns.admit(user_id)
+            return await self._engine.outputs.read(task_id, name, after, limit)
+        await self._reading.admit(user_id)
         try:
-            return await self._engine.outputs.read(task_id, name, after, OUTPUT_PAGE)
+            return await self._engine.outputs.read(task_id, name, after, limit)
         finally:
-            self._hub.turns.end(user_id)
+            self._reading.end(user_id)
 
     async def _send(self, connection: Connection, message: Publication) -> int:
         """Send one message and waits until the socket has taken it; return its offset."""

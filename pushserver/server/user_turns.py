@@ -4,7 +4,7 @@ Connections that have no user are their address': a stranger has as many as a us
 
     a connection that has used its slice ---------------------> UserTurns.ask ---> a later turn, in the order of asking
     an operation, where enough of its user's wait already ---/
-    a page of an output, where enough of its reader's wait already -> UserTurns.admit -> a later turn, among these
+    a page of an output, where enough are read for its user ---> UserTurns.admit -> a later turn
     the rest of an operation that has used its slice ---------> UserTurns.go_on -> a later turn, before all of these
 
 Else one user with a hundred connections would have a hundred slices of each turn, and others would wait for all.
