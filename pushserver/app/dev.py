@@ -64,8 +64,6 @@ _BYTES: Final = 48
 class Dev(msgspec.Struct, frozen=True, kw_only=True):
     """What development mode knows beside the configuration."""
 
-    #: the secret that demo tokens are signed with
-    token_secret: bytes
     #: a key of the HTTP API with every scope; the first configured one where there is one
     api_key: str
     #: None where only SSH keys open the console
@@ -109,18 +107,19 @@ def prepare(config: Config) -> tuple[Config, Dev]:
         config, server=replace(config.server, page=True), auth=auth, api=api, manhole=manhole, namespaces=namespaces
     )
     password = Path(manhole.password_file).read_text(encoding="utf-8").strip() if manhole.password_file else None
-    secret = auth.hmac_secrets()[0]
     return config, Dev(
-        token_secret=secret,
         api_key=next((key.key for key in api.keys), ""),
         manhole_password=password,
         any_console_port=any_console_port,
-        issue=_issuer(config, secret),
+        issue=issuer(config),
     )
 
 
-def _issuer(config: Config, secret: bytes) -> Callable[[str, int], str]:
+def issuer(config: Config) -> Callable[[str, int], str]:
+    """Return what makes a token that the configuration verifies, of a user and the time now in milliseconds. Raises
+    OSError where its secret cannot be read."""
     auth = config.auth
+    secret = auth.hmac_secrets()[0]
     lifetime = min(DEMO_LIFETIME, auth.max_token_lifetime)
 
     def issue(user_id: str, now: int) -> str:

@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 
 from pushserver.app import log
 from pushserver.app.administration import Administration
-from pushserver.app.dev import Dev, open_console, with_ports
+from pushserver.app.dev import Dev, issuer, open_console, with_ports
 from pushserver.app.leftovers import clear_socket_lock
 from pushserver.app.node import event_settings_of, key_set_of, make_node, settings_of
 from pushserver.app.process import ProcessReactor, address_limit_warning, open_files
@@ -403,13 +403,14 @@ class PushService(log.LoggedService):
         """Return what makes this process go on with a configuration. All that can fail fails here: `ConfigError`."""
         keys, rules, key_set = derived.keys(config), derived.token_rules(config), key_set_of(config, self.clock)
         namespaces, events = derived.namespaces(config), event_settings_of(config)
+        dev = None if self._dev is None else msgspec.structs.replace(self._dev, issue=issuer(config))
         try:
             renewed = tls.renew()
         except ValueError as problem:
             raise ConfigError(str(problem)) from None
 
         def adopt() -> None:
-            self._config = config
+            self._config, self._dev = config, dev
             renewed()
             self.node.authenticator.adopt(keys, rules, key_set)
             self.node.adopt(namespaces, config.roles, settings_of(config, self.node.name))

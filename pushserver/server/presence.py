@@ -20,6 +20,7 @@ from pushserver.core.channels import Namespace
 from pushserver.core.errors import Unavailable
 from pushserver.core.operations import UserStatus
 from pushserver.core.publication import Author
+from pushserver.core.rare import RareLine
 from pushserver.core.tokens import Identity
 from pushserver.engine.interfaces import Member
 from pushserver.server.clock import Clock
@@ -90,6 +91,7 @@ class Presence:
         #: what the engine is being notified of
         self._telling: set[Deferred[Any]] = set()
         self._departures = UserTurns(clock, DEPARTING)
+        self._untold = RareLine()
         #: whether this node is about to stop, and whether it has
         self._stopping = False
         self._stopped = False
@@ -425,7 +427,7 @@ class Presence:
 
         def failed(failure: Failure) -> None:
             if failure.check(Unavailable):
-                self._log.warn("presence could not be told: the engine cannot answer now")
+                self.could_not_tell()
             else:
                 self._log.failure("telling presence failed", failure)
 
@@ -434,6 +436,15 @@ class Presence:
             self._telling.add(telling)
             telling.addBoth(lambda _: self._telling.discard(telling))
         return telling
+
+    def could_not_tell(self) -> None:
+        """Write down that the engine did not take something of presence. Where it is away that is so of everybody."""
+        if times := self._untold.times(self._clock.seconds()):
+            self._log.warn(
+                "presence could not be told, {times} times: the engine cannot answer now",
+                event="presence_untold",
+                times=times,
+            )
 
     def stop(self) -> None:
         self._stopping = self._stopped = True

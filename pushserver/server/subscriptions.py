@@ -438,7 +438,7 @@ class Subscriptions:
             for name in tuple(connection.channels):
                 await self._presence.describe(connection, self._publishing.namespace(name), name)
         except Unavailable:
-            self._log.warn("presence could not be told: the engine cannot answer now")
+            self._presence.could_not_tell()
 
     def notify_ended(self, connection: Connection, name: str, code: Code, reason: str) -> None:
         self.notify(connection, operations.SubscriptionLost(name, code, reason))

@@ -44,6 +44,7 @@ class RefusedOrigins:
         self._log.warn(
             "refused a page of the origin {origin}: {advice}{more}",
             event="origin_refused",
+            repeats=True,
             origin=shown,
             address=address,
             advice=self._advice(shown),

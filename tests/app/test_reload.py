@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import socket
 import ssl
@@ -33,10 +34,10 @@ def toml(value: Any) -> str:
 class Reloadable:
     """A server, and its file."""
 
-    def __init__(self, place: Path, **sections: Any) -> None:
+    def __init__(self, place: Path, dev: bool = False, **sections: Any) -> None:
         self.sections: dict[str, dict[str, Any]] = {"auth": {"secret": OLD}, "api": {"keys": [KEY]}, **sections}
         environment = {"PUSHSERVER_AUTH__SECRET": "", "PUSHSERVER_API__KEYS": ""}
-        self.server = start(place, config=self._text(), secret=OLD, api_key=KEY, env=environment)
+        self.server = start(place, config=self._text(), secret=OLD, api_key=KEY, env=environment, dev=dev)
 
     def _text(self) -> str:
         lines: list[str] = []
@@ -89,6 +90,21 @@ def test_a_secret_is_replaced_without_a_moment_in_which_tokens_fail(reloadable: 
         assert sign_in(server, OLD)["data"]["code"] == "INVALID_TOKEN"
         # Who is here lives on.
         assert client.ask({"type": "ping", "id": 2, "data": {}})["type"] == "pong"
+
+
+def test_the_page_of_development_mode_signs_in_with_the_new_secret(tmp_path: Path) -> None:
+    reloadable = Reloadable(tmp_path, dev=True)
+    server = reloadable.server
+    try:
+        for secret in (OLD, NEW):
+            reloadable.write(auth={"secret": secret})
+            reloadable.reload()
+            (token,) = re.findall(r'data-token="([^"]+)"', server.api("GET", "/", key="").body)
+            with RawSocket(server.port) as client:
+                client.upgrade()
+                assert client.ask({"type": "auth", "id": 1, "data": {"token": token}})["type"] == "auth_success"
+    finally:
+        server.stop()
 
 
 def test_a_secret_file_is_read_anew(tmp_path: Path) -> None:

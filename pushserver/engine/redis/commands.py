@@ -15,6 +15,7 @@ from twisted.logger import Logger
 
 from pushserver.core.errors import Unavailable
 from pushserver.core.histogram import Histograms
+from pushserver.core.rare import RareLine
 from pushserver.core.settling import SettledTime
 from pushserver.engine.fill_level import FillLevel
 from pushserver.engine.interfaces import EPOCH_PERIOD, ONCE_TTL
@@ -90,6 +91,7 @@ class RedisCommands:
         self._moved: Callable[[], None] | None = None
         self._unread_lost: Callable[[str], None] | None = None
         self.refused = 0
+        self._refusals = RareLine()
         #: how long scripts (by their names) and commands (in capitals) took
         known = (*self._scripts, *COMMANDS)
         self.durations = Histograms(("operation",), ((name,) for name in known))
@@ -239,7 +241,9 @@ class RedisCommands:
         self.refused += 1
         if text.startswith(_LEAVE):
             connection.drop(text)
-        self._log.warn("Redis refused: {reason}", reason=text)
+        # Of a Redis that is full, or may not be written to, that is so of every command.
+        if times := self._refusals.times(self._clock.seconds()):
+            self._log.warn("Redis refused, {times} times: {reason}", event="redis_refused", times=times, reason=text)
         return Unavailable(f"Redis refused: {text}")
 
     async def run(

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from pushserver.core import errors
+from pushserver.core.rare import RareLine
 from pushserver.engine.interfaces import Fence, IdempotencyKey, IIngest
 
 from .connection import Part, RedisConnection, Refusal, Reply
@@ -91,6 +92,7 @@ class RedisIngest:
         self._held_until = 0.0
         self.handled = 0
         self.dead = 0
+        self._given_up = RareLine()
 
     @property
     def holds(self) -> bool:
@@ -211,7 +213,9 @@ class RedisIngest:
         await self._patiently("ingest_end", keys, entry_id, error, text)
         if error:
             self.dead += 1
-            self._log.warn("An ingested command was given up: {reason}", reason=error)
+            if times := self._given_up.times(self._clock.seconds()):
+                line = "Ingested commands were given up, {times} of them, the last one: {reason}"
+                self._log.warn(line, event="ingest_given_up", times=times, reason=error)
         else:
             self.handled += 1
 
