@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import random
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -160,8 +162,9 @@ def soak(
     server: Server, *urls: str, half_way: Callable[[], object] = int, meanwhile: Callable[[], object] = int
 ) -> None:
     """tests/js/inbox_soak.mjs, with a seed that a failure tells; what is done half-way, and while it goes on then."""
-    seed = str(random.randrange(10**6))
+    seed = os.environ.get("SOAK_SEED", str(random.randrange(10**6)))
     command = [str(TESTS / "inbox_soak.mjs"), seed, ",".join(urls), server.url, server.api_key, server.token("42")]
+    command.append(sys.executable)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([program("node"), *command], text=True, **pipes) as playing:
         try:
@@ -173,7 +176,7 @@ def soak(
             playing.stdin.flush()
             meanwhile()
             said, wrong = playing.communicate(timeout=600)
-            assert playing.returncode == 0, wrong
+            assert playing.returncode == 0, f"{wrong}\n{server.log[-20_000:]}"
             print(said)
         finally:
             playing.kill()
