@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
+import os
 import random
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 
+from tests.app.workers.test_supervisor import children
 from tests.engine.redis.servers import RedisServer
-from tests.harness import ROOT, Server
+from tests.harness import ROOT, Server, start
 from tests.js_stage import Stage
 from tests.test_pushclient_js import NODE, TESTS, program, run
 from tests.test_pushclient_js import browser as browser
@@ -133,6 +142,192 @@ def test_tabs_and_profiles_agree(
     assert counted == {"notification": 1, "chat": 0, "task": 0}
 
 
+class AsyncioBell:
+    """tests/clients/inbox_asyncio.py, which has no list and its own counts."""
+
+    def __init__(self, server: Server) -> None:
+        command = [sys.executable, "-m", "tests.clients.inbox_asyncio", server.ws_url, server.token("42")]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._process = subprocess.Popen(command, text=True, cwd=ROOT, **pipes)
+
+    def ask(self, **command: Any) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        assert "error" not in answer, answer
+        return answer
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+class Bells:
+    """Tabs with a bell each and a client for asyncio, on one inbox, and the server that they are held against."""
+
+    def __init__(
+        self, stage: Stage, server: Server, tabs: list[int], asyncio_bell: AsyncioBell, chance: Random
+    ) -> None:
+        self.stage = stage
+        self.server = server
+        self.tabs = tabs
+        self.asyncio = asyncio_bell
+        self.chance = chance
+        self.titles = 0
+        self.longest = 0.0
+        self.done: list[str] = []
+        #: what the last action comes to, of the title that it was for
+        self.expected: Callable[[dict[str, Any]], bool] = lambda kept: True
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Call the API, once more where the worker that took the call was killed."""
+        while True:
+            try:
+                answer = self.server.api(method, path, body)
+            except (OSError, http.client.HTTPException):
+                continue
+            assert answer.status == 200, answer
+            return answer.body
+
+    def kept(self) -> Any:
+        return self.call("GET", "/api/inbox?userId=42&limit=200")
+
+    def click(self, tab: int, button: str) -> bool:
+        """Click on a button, where the tab shows it; return whether it does."""
+        found = f"[...document.querySelectorAll('#bell button')].find((each) => {button})"
+        clicked: bool = self.stage("run", tab=tab, expression=f"((found) => (found?.click(), Boolean(found)))({found})")
+        return clicked
+
+    def open(self, tab: int) -> None:
+        closed = "document.querySelector('#bell [aria-expanded=false]')"
+        self.stage(
+            "until", tab=tab, expression=f"document.querySelector('#bell [aria-expanded]') && ({closed}?.click(), true)"
+        )
+
+    def act(self) -> None:
+        """Do something that one of the user's devices, or a backend, does."""
+        kept = self.kept()
+        tab = self.chance.choice(self.tabs)
+        self.expected = lambda kept: True
+        if not kept["messages"] or self.chance.random() < 0.3:
+            self.titles += 1
+            self.note(f"notify m{self.titles}")
+            title = f"m{self.titles}"
+            self.call("POST", "/api/notify", {"userId": "42", "data": {"title": title}, "messageId": title})
+            return
+        message = self.chance.choice(kept["messages"])
+        title, offset = message["data"]["title"], message["offset"]
+        named = {"userId": "42", "epoch": kept["epoch"], "offsets": [offset]}
+        what = self.chance.choice(
+            ["read", "read", "remove", "all", "offline", "cut", "reload", "asyncio", "asyncio", "api"]
+        )
+        self.note(f"{what} {title} in tab {tab}")
+        clicked = False
+        match what:
+            case "read":
+                clicked = self.click(tab, f"each.textContent === '{title}'")
+            case "remove":
+                clicked = self.click(tab, f"each.ariaLabel === 'Remove: {title}'")
+            case "all":
+                clicked = self.click(tab, "each.textContent === 'Mark all read' && !each.disabled")
+            case "offline":
+                self.stage("run", tab=tab, expression="client.reconnect(), 0")
+                clicked = self.click(tab, f"each.textContent === '{title}'")
+            case "cut":
+                self.stage("run", tab=tab, expression="client.reconnect(), 0")
+            case "reload":
+                self.stage("reload", tab=tab)
+                self.open(tab)
+            case "asyncio" if self.chance.random() < 0.3:
+                self.asyncio.ask(do="delete", offsets=[offset])
+            case "asyncio":
+                self.asyncio.ask(do="mark", offsets=[offset], read=message["readAt"] is None)
+            case "api":
+                self.call("POST", self.chance.choice(["/api/inbox/read", "/api/inbox/delete"]), named)
+        if clicked:
+            self.expected = partial(_came_of, what, title)
+
+    def note(self, what: str) -> None:
+        self.done.append(what)
+
+    def agree(self) -> None:
+        """Until every tab shows what the server has, from the newest on, and every count is the server's."""
+        began, deadline = time.monotonic(), time.monotonic() + 60
+        while (differ := self.compare()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self.longest = max(self.longest, time.monotonic() - began)
+        assert not differ, "\n".join([*self.done[-40:], *differ, self.server.log[-20_000:]])
+
+    def compare(self) -> list[str]:
+        kept = self.kept()
+        newest = [("*" if each["readAt"] is None else "") + each["data"]["title"] for each in kept["messages"]]
+        count = str(kept["unread"]["notification"])
+        differ = [] if self.expected(kept) else [f"{self.done[-1]} has come to nothing"]
+        for tab in self.tabs:
+            badge, *titles = self.stage("run", tab=tab, expression=SHOWN).split(" ")
+            least = min(len(newest), LEAST_SHOWN)
+            if badge != count or titles != newest[: len(titles)] or len(titles) < least:
+                differ.append(f"tab {tab} shows {badge} {titles}, and the server has {count} {newest}")
+        told = self.asyncio.ask(do="show")
+        if told["connected"] and told["unread"] != kept["unread"]:
+            differ.append(f"asyncio has {told}, and the server {kept['unread']}")
+        return differ
+
+
+def _came_of(what: str, title: str, kept: dict[str, Any]) -> bool:
+    """Return whether a click has come to what it was for."""
+    shown = [each for each in kept["messages"] if what == "all" or each["data"]["title"] == title]
+    return not shown if what == "remove" else all(each["readAt"] is not None for each in shown)
+
+
+#: Messages that a bell shows at least, where there are so many.
+LEAST_SHOWN = 10
+ACTIONS = int(os.environ.get("BELL_ACTIONS", "200"))
+
+
+def test_bells_and_the_asyncio_client_agree_over_two_hundred_actions(
+    browser: str, stage: Stage, bells: Path, start_server: Callable[..., Server], options: tuple[str, ...]
+) -> None:
+    """Half-way the node that they are on is killed: a worker, or the server, which comes back."""
+    seed = os.environ.get("SOAK_SEED", str(random.randrange(10**6)))
+    server = start_server(*options, config=QUICK)
+    page = stage("serve", folder=str(bells))
+    stage("browser", kind=browser)
+    before = f"window.token = {json.dumps(server.token('42'))}"
+    url = f"http://127.0.0.1:{page}/?url={server.ws_url}&bell="
+    tabs = [
+        stage("open", url=f"{url}react", before=before),
+        stage("open", url=f"{url}react", before=before),
+        stage("open", url=f"{url}plain", before=before, apart=True),
+    ]
+    stage("size", tab=tabs[2], width=360, height=740)
+    asyncio_bell = AsyncioBell(server)
+    restarted: list[Server] = []
+    try:
+        playing = Bells(stage, server, tabs, asyncio_bell, Random(seed))
+        playing.note(f"seed {seed}")
+        for tab in tabs:
+            playing.open(tab)
+        for n in range(ACTIONS):
+            if n == ACTIONS // 2:
+                playing.note("killed")
+                if options:
+                    os.kill(playing.chance.choice(children(server.pid)), signal.SIGKILL)
+                else:
+                    server.kill()
+                    again = {"port": server.port, "secret": server.secret, "api_key": server.api_key}
+                    restarted.append(start(server.place, config=QUICK, **again))
+            playing.act()
+            playing.agree()
+        print(f"seed {seed}: {ACTIONS} actions, and all agreed after {playing.longest:.2f} s at most")
+    finally:
+        asyncio_bell.end()
+        for each in restarted:
+            each.stop()
+
+
 @pytest.mark.parametrize("transport", ["websocket", "sse"])
 def test_the_inbox_and_a_token_for_a_channel(
     transport: str, node_modules: Path, start_server: Callable[..., Server]
@@ -160,8 +355,9 @@ def soak(
     server: Server, *urls: str, half_way: Callable[[], object] = int, meanwhile: Callable[[], object] = int
 ) -> None:
     """tests/js/inbox_soak.mjs, with a seed that a failure tells; what is done half-way, and while it goes on then."""
-    seed = str(random.randrange(10**6))
+    seed = os.environ.get("SOAK_SEED", str(random.randrange(10**6)))
     command = [str(TESTS / "inbox_soak.mjs"), seed, ",".join(urls), server.url, server.api_key, server.token("42")]
+    command.append(sys.executable)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([program("node"), *command], text=True, **pipes) as playing:
         try:
@@ -173,7 +369,7 @@ def soak(
             playing.stdin.flush()
             meanwhile()
             said, wrong = playing.communicate(timeout=600)
-            assert playing.returncode == 0, wrong
+            assert playing.returncode == 0, f"{wrong}\n{server.log[-20_000:]}"
             print(said)
         finally:
             playing.kill()

@@ -53,6 +53,10 @@ class Books:
     answered: dict[str, list[str]] = field(default_factory=dict)
     #: by user: message ids in the order of their first arrival
     received: dict[str, list[str]] = field(default_factory=dict)
+    #: where messages stand in their inbox: offset and epoch
+    places: dict[str, tuple[int, str]] = field(default_factory=dict)
+    #: messages that were read or deleted, by their id: what was answered
+    marked: dict[str, str] = field(default_factory=dict)
     #: messages that came again, and were dropped by their id
     repeated: int = 0
     history_answered: dict[str, int] = field(default_factory=dict)
@@ -72,6 +76,7 @@ class Books:
             "notifications delivered": sum(map(len, self.received.values())),
             "repeats dropped": self.repeated,
             "notifications missing": missing,
+            "read or deleted, and answered": len(self.marked),
             "history answered": len(self.history_answered),
             "history losses announced": self.announcements,
             "tasks finished": len(self.finished),
@@ -127,6 +132,50 @@ async def notify(api: Api, books: Books, user: str, stop: asyncio.Event) -> None
             books.faults.append(f"notify answered {status} {said}")
             return
         books.answered.setdefault(user, []).append(message_id)
+        books.places[message_id] = (said["results"][0]["offset"], said["results"][0]["epoch"])
+
+
+async def mark_inbox(api: Api, books: Books, user: str, stop: asyncio.Event) -> None:
+    """A user who has read each third message that came, and deleted each third; what was not answered is done again."""
+    number = 0
+    while not stop.is_set():
+        arrived = books.received.get(user, [])
+        if number == len(arrived) or arrived[number] not in books.places:
+            await asyncio.sleep(0.01)
+            continue
+        message_id = arrived[number]
+        number += 1
+        if number % 3 == 0:
+            continue
+        done = ("read", "deleted")[number % 3 - 1]
+        offset, epoch = books.places[message_id]
+        path = {"read": "inbox/read", "deleted": "inbox/delete"}[done]
+        status, said = await api.call(path, {"userId": user, "epoch": epoch, "offsets": [offset]})
+        if status != 200:
+            books.faults.append(f"{path} answered {status} {said}")
+            return
+        books.marked[message_id] = done
+
+
+def compare_inboxes(server: Server, books: Books) -> None:
+    """Hold what each inbox keeps, what of it is read and what it counts against what was answered."""
+    for user, ids in books.answered.items():
+        kept, place = {}, ""
+        while True:
+            page = server.api("GET", f"/api/inbox?userId={user}&limit=200{place}").body
+            kept |= {each["messageId"]: each for each in page["messages"] if each["type"] == "user_notification"}
+            if not page["more"]:
+                break
+            place = f"&before={page['messages'][-1]['offset']}&epoch={page['epoch']}"
+        expected = {each: books.marked.get(each, "unread") for each in ids}
+        shown = {each: "unread" if kept[each]["readAt"] is None else "read" for each in kept}
+        shown |= dict.fromkeys(expected.keys() - shown.keys(), "deleted")
+        differ = {each: (expected.get(each), shown[each]) for each in shown if shown[each] != expected.get(each)}
+        if differ:
+            books.faults.append(f"the inbox of {user} is not what was answered: {dict(list(differ.items())[:5])}")
+        unread = list(shown.values()).count("unread")
+        if page["unread"]["notification"] != unread:
+            books.faults.append(f"the inbox of {user} counts {page['unread']}, and {unread} are unread")
 
 
 async def write_history(api: Api, books: Books, name: str, stop: asyncio.Event) -> None:
@@ -269,7 +318,7 @@ def check(books: Books, first: dict[str, int]) -> None:
     assert books.finished <= books.seen_finished, sorted(books.finished - books.seen_finished)[:5]
 
 
-def on_answer(server: Server, books: Books, clients: list[Client]) -> list[str]:
+def judge_history(server: Server, books: Books, clients: list[Client]) -> list[str]:
     """Read everything, when all has come; return what the history breaks, which is left beside the server's files."""
     books.history.read_all(server, books.received, [HISTORY_CHANNEL], ROOM)
     for client in clients:

@@ -7,6 +7,7 @@ import json
 import os
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,8 +22,10 @@ from tests.reliability.audit import (
     Books,
     Client,
     check,
+    compare_inboxes,
+    judge_history,
+    mark_inbox,
     notify,
-    on_answer,
     run_tasks,
     write_history,
 )  # fmt: skip
@@ -52,6 +55,7 @@ async def _rounds(place: Path, rounds: int, seed: int) -> Books:
             while len(books.history_arrived) < len(USERS):
                 await asyncio.sleep(0.01)
         publishers += [asyncio.create_task(notify(api, books, user, stop)) for user in USERS]
+        publishers += [asyncio.create_task(mark_inbox(api, books, user, stop)) for user in USERS]
         publishers += [asyncio.create_task(write_history(api, books, name, stop)) for name in ("a", "b")]
         publishers += [asyncio.create_task(run_tasks(api, books, user, stop)) for user in USERS[:2]]
         for _ in range(rounds):
@@ -72,7 +76,8 @@ async def _rounds(place: Path, rounds: int, seed: int) -> Books:
                 except AssertionError:
                     pass
                 await asyncio.sleep(0.1)
-        books.faults += await asyncio.to_thread(on_answer, server, books, everyone)
+        await asyncio.to_thread(compare_inboxes, server, books)
+        books.faults += await asyncio.to_thread(judge_history, server, books, everyone)
     except TimeoutError:
         pass  # `check` says what did not come
     finally:
@@ -87,11 +92,35 @@ def _report(books: Books, rounds: int, seed: int) -> None:
     print(json.dumps({"rounds": rounds, "seed": seed, **books.table()}, indent=1))
 
 
+@pytest.mark.parametrize(
+    ("kept", "unread", "faults"),
+    [
+        ({"a": None, "b": 5}, 1, 0),
+        ({"a": None, "b": None}, 2, 1),
+        ({"a": None, "b": 5, "c": None}, 2, 1),
+        ({"b": 5}, 0, 1),
+        ({"a": None, "b": 5}, 2, 1),
+    ],
+    ids=["right", "not read", "not deleted", "missing", "counted wrong"],
+)
+def test_an_inbox_that_is_not_what_was_answered_is_noted(kept: dict[str, int | None], unread: int, faults: int) -> None:
+    messages = [
+        {"messageId": each, "type": "user_notification", "readAt": read_at, "offset": 1}
+        for each, read_at in kept.items()
+    ]
+    page = {"messages": messages, "more": False, "epoch": "e", "unread": {"notification": unread}}
+    server: Any = SimpleNamespace(api=lambda method, path: SimpleNamespace(body=page))
+    books = Books(answered={"ann": ["a", "b", "c"]}, marked={"b": "read", "c": "deleted"})
+    compare_inboxes(server, books)
+    assert len(books.faults) == faults, books.faults
+
+
 def test_nothing_answered_is_lost_to_a_few_kills(tmp_path: Path) -> None:
     books = asyncio.run(_rounds(tmp_path, 4, seed=1))
     _report(books, 4, 1)
     check(books, {})
     assert sum(map(len, books.answered.values())) > 20
+    assert set(books.marked.values()) == {"read", "deleted"}
     assert books.finished
 
 
