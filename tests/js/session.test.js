@@ -142,7 +142,7 @@ test('where there is no other token, the one in use is left to end', async () =>
     throw new PushError('TOKEN_EXPIRED', 'no other', { closeCode: 3005 });
   });
   session.schedule(line.clock.time + 100_000);
-  session.heard(line.clock.time);
+  session.received(line.clock.time);
   line.clock.time += 81_000;
   session.tick();
   await nextTurn();

@@ -611,7 +611,7 @@ test('a worker that does not load, or says nothing, leaves the tab with a connec
   context.after(async () => {
     for (const client of clients) client.disconnect();
     await until(() => server.links.size === 0);
-    for (const port of ports) port.close();
+    worker.close();
     await server.stop();
   });
   const received = [];

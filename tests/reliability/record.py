@@ -28,7 +28,7 @@ def what_of(path: str) -> str:
     """Return what a call of the API is in a history, by its path without ``/api/``."""
     first, _, rest = path.partition("/")
     if first != "tasks":
-        return first
+        return path.replace("/", ".")
     return f"task.{rest.partition('/')[2]}" if rest else "task.create"
 
 

@@ -35,7 +35,7 @@ MAX_ID = 4096
 ROOM = "chat:lobby"
 #: The key of what waits to be carried out.
 INGEST = frozenset({"ingest"})
-#: What a device asks of its own inbox that changes it.
+#: What is asked of an inbox that changes it.
 CHANGES = ("inbox.read", "inbox.delete")
 
 Line = dict[str, Any]
@@ -266,7 +266,7 @@ class Checker:
             # What is said to be unavailable may have been carried out.
             if call.what not in CHANGES or (call.outcome == "refused" and call.code != "UNAVAILABLE"):
                 continue
-            user, wanted = self._devices[call.by].user, call.arguments
+            user, wanted = self._whose(call), call.arguments
             # What became unread by it may have been seen in an earlier epoch alone.
             unread = wanted.get("read") is False
             self._named[number] = named = {
@@ -278,6 +278,11 @@ class Checker:
             }
             if call.what == "inbox.delete":
                 self._deleted[user] |= named | {tasks[each] for each in named if each in tasks}
+
+    def _whose(self, call: Call) -> str:
+        """Return whose inbox a call changes: the server side names the user, a device changes its own."""
+        user: str | None = call.arguments.get("userId")
+        return self._devices[call.by].user if user is None else user
 
     def _note_final(self, call: Call) -> None:
         """Remember what was read at the end."""
@@ -611,20 +616,21 @@ class Checker:
         unread = {push["messageId"] for push in messages if push["readAt"] is None}
         kept = {push["messageId"] for push in messages}
         of_user = [
-            (call, named)
-            for number, named in self._named.items()
-            if self._devices[(call := self._calls[number]).by].user == user
+            (call, named) for number, named in self._named.items() if self._whose(call := self._calls[number]) == user
         ]
         for call, named in of_user:
             if call.outcome != "done":
                 continue
             if call.what == "inbox.delete":
                 self._judge_deleted(at, user, call, named, kept)
-            elif call.arguments["read"]:
+            elif call.arguments.get("read", True):
                 again = [
-                    other for later, other in of_user
-                    if later.what == "inbox.read" and not later.arguments["read"] and later.answered_at >= call.at
-                ]  # fmt: skip
+                    other
+                    for later, other in of_user
+                    if later.what == "inbox.read"
+                    and later.arguments.get("read") is False
+                    and later.answered_at >= call.at
+                ]
                 for message_id in sorted(named & unread - set().union(*again)):
                     self._broken("marked", at, f"user:{user}: {message_id} was read, and counts as unread")
 

@@ -125,6 +125,7 @@ _REPLIES: Final[dict[str, str]] = {
     "webhook_cursor": "ok:",
     "webhook_gone": "ok:",
     "webhook_hold": "ok:",
+    "webhook_keep": "ok:",
     "webhook_release": "ok:i",
     "webhook_dead": "ok:",
     "webhook_retried": "ok:(bb)*",

@@ -284,7 +284,11 @@ async def test_nothing_of_presence_stays_after_all_is_over(cluster: Cluster, red
     await cluster.close()
     cluster.running.clear()
     keys = redis.command("KEYS", "*").split("\r\n")
-    assert sorted(each for each in keys if each.startswith("push:")) == ["push:seen:7", "push:server"]
+    assert sorted(each for each in keys if each.startswith("push:")) == [
+        "push:seen:7",
+        "push:server",
+        "push:server:process",
+    ]
 
 
 async def test_every_key_but_the_servers_and_the_lists_expires(cluster: Cluster, redis: RedisServer) -> None:
@@ -305,7 +309,7 @@ async def test_every_key_but_the_servers_and_the_lists_expires(cluster: Cluster,
     keys = [each for each in redis.command("KEYS", "*").split("\r\n") if each.startswith("push:")]
     assert len(keys) > 12
     forever = {each for each in keys if redis.command("PTTL", each) == ":-1\r\n"}
-    assert forever == {"push:server", "push:nodes"}
+    assert forever == {"push:server", "push:server:process", "push:nodes"}
 
 
 async def test_a_survey_over_many_nodes_with_one_that_fails_and_large_answers(
