@@ -1,4 +1,4 @@
-# pushserver as an image: docker build -t pushserver .     (docs/install.md, "Containers")
+# pushserver as an image: docker build -t pushserver .     (docs/deploying.md, "Containers")
 #
 # Another base, such as an own mirror's: --build-arg BASE=…; it needs Python 3.11 or newer and Debian's useradd.
 ARG BASE=python:3.13-slim-bookworm

@@ -10,6 +10,7 @@
 # make attack  strangers at every door, over every transport and both engines: under 20 minutes
 # make fuzz    the parsers of what comes from outside, guided by coverage: 20 minutes each; more: make fuzz ARGS=--help
 # make sdks    client SDKs of Centrifugo, unmodified: each command in each codec, a killed server, tokens that end, a drain
+# make image   the image of the Dockerfile, on a Debian made from its packages: built, started, killed, started again
 # make clients-tls  real clients on every way of TLS: browsers, curl, node, Python, Go, Prometheus; nginx and haproxy before it
 # make audit   advisories of what is installed
 # make bench   the measurements
@@ -45,7 +46,7 @@ WHICH := -q -m "not slow and not full" -n $(JOBS) --dist worksteal
 ORDINARY = $(PYTEST) $(WHICH)
 
 .PHONY: run test check suite coverage full conformance test-newest test-oldest sim mutants soak upgrade matrix bench dist
-.PHONY: scoreboard scoreboard-plots attack fuzz sdks clients-tls audit clean venv tools
+.PHONY: scoreboard scoreboard-plots attack fuzz sdks image clients-tls audit clean venv tools
 
 run:
 	@tools/venv.sh run
@@ -137,6 +138,10 @@ fuzz: venv
 
 sdks: venv tools
 	@$(BIN)/python $(PYTEST) -q -s -m full tests/sdks $(ARGS)
+
+image: venv
+	@tools/packages.sh buildah:buildah debootstrap:debootstrap
+	@$(BIN)/python -m tools.image
 
 clients-tls: venv tools
 	@$(BIN)/python -m tests.clients $(ARGS)

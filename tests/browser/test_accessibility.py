@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.harness import Server
+from tests.harness import Server, start
 from tests.js_stage import Stage
 from tests.rawsocket import RawSocket
 from tests.test_bell import bells as bells
@@ -24,6 +26,7 @@ SIZES = ((1280, 900), (375, 812))
 
 def judge(stage: Stage, what: str) -> None:
     """Fail where axe-core has an objection, or where something is wider than the window."""
+    # The phone comes last, and stays.
     for width, height in SIZES:
         stage("size", width=width, height=height)
         found = stage("axe")
@@ -34,7 +37,7 @@ def judge(stage: Stage, what: str) -> None:
 
 
 def look(stage: Stage, browser: str, what: str) -> None:
-    """As `judge`, also in the dark, where the browser can be told so."""
+    """As `judge`, also in the dark, where the browser can be told so while it runs."""
     judge(stage, what)
     if browser == "chromium":
         stage("dark")
@@ -93,6 +96,115 @@ def test_the_operators_page(browser: str, stage: Stage, start_server: Callable[.
             stage("until", expression=f"document.querySelector({json.dumps(there)})?.checkVisibility()")
             look(stage, browser, view)
             stage("close")
+
+
+#: How many are connected to a large server, and what one look of its operators may take: bytes, in so many ms.
+CROWD = 10_000
+LOOK, EVERY = 50 * 1024, 2_000
+#: How often the Tab key is pressed to come from one end of a view to the other.
+TABS = 200
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with so many connections, of a user each."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    # Nobody here answers a ping.
+    config = f'[server]\nmax_connections = {CROWD + 100}\npage = true\n[heartbeat]\ninterval = "1h"\n'
+    server = start(tmp_path_factory.mktemp("crowded"), config=config)
+    with ExitStack() as stack:
+        stack.callback(server.stop)
+        for number in range(CROWD):
+            client = stack.enter_context(RawSocket(server.port, source=f"127.0.1.{1 + number % 20}"))
+            user = {"Authorization": f"Bearer {server.token(f'user-{number:05}')}"}
+            assert client.upgrade(user).status == 101
+        yield server
+
+
+class Keyboard:
+    """An operator without a mouse."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self._stage("key", key=key)
+
+    def reach(self, focused: str) -> None:
+        """Go on with the Tab key until ``focused`` holds, an expression about the element ``f`` with the focus."""
+        for _ in range(TABS):
+            if self._stage("run", expression=f"(f => Boolean({focused}))(document.activeElement)"):
+                return
+            self.press("Tab")
+        raise AssertionError(focused)
+
+
+def bytes_of_a_look(stage: Stage) -> int:
+    """Return what the open view takes within the time of one look, heads included: the most of three looks."""
+    stage("run", expression="performance.clearResourceTimings()")
+    entries = "performance.getEntriesByType('resource').filter(({ name }) => name.includes('/api/'))"
+    # The ones of the overview are two each time.
+    stage("until", expression=f"{entries}.length >= 6 || performance.now() - {entries}.at(0)?.startTime > {3 * EVERY}")
+    seen = stage("run", expression=f"{entries}.map(({{ startTime, transferSize }}) => [startTime, transferSize])")
+    # Timers are late and never early.
+    return max(sum(size for at, size in seen if begin <= at < begin + EVERY) for begin, _ in seen)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_ten_thousand_connections_with_the_keyboard_alone(
+    dark: bool, browser: str, stage: Stage, crowded: Server
+) -> None:
+    user = f"user-0{['chromium', 'firefox'].index(browser)}{int(dark)}42"
+    stage("browser", kind=browser, dark=dark)
+    stage("open", url=f"{crowded.url}/operators")
+    keyboard = Keyboard(stage)
+
+    def go_to(view: str, there: str) -> None:
+        keyboard.reach("f.classList.contains('brand')")
+        keyboard.reach(f"f.hash === '#{view}'")
+        keyboard.press("Enter")
+        stage("until", expression=there)
+
+    assert stage("run", expression="matchMedia('(prefers-color-scheme: dark)').matches") is dark
+    keyboard.reach("f.id === 'api-key'")
+    keyboard.press(*crowded.api_key, "Enter")
+    stage("until", expression="document.querySelector('#numbers dd')?.textContent === '10K'")
+    looks = {"overview": bytes_of_a_look(stage)}
+    judge(stage, "overview")
+
+    rows = "document.querySelectorAll('#connections tbody tr').length"
+    go_to("connections", f"{rows} === 50")
+    keyboard.reach("f.textContent === 'User' && f.className === 'sort'")
+    keyboard.press("Enter")
+    stage("until", expression="document.querySelector('#connections tbody td').textContent === 'user-00000'")
+    keyboard.reach("f.textContent === 'Next'")
+    keyboard.press("Enter")
+    stage("until", expression="document.querySelector('#connections tbody td').textContent === 'user-00050'")
+    looks["connections"] = bytes_of_a_look(stage)
+    judge(stage, "connections")
+    keyboard.reach("f.type === 'search'")
+    keyboard.press(*user)
+    stage("until", expression=f"{rows} === 1")
+
+    keyboard.reach(f"f.hash === '#user={user}'")
+    keyboard.press("Enter")
+    stage("until", expression=f"document.querySelector('#user-connections td')?.textContent === '{user}'")
+    looks["user"] = bytes_of_a_look(stage)
+    judge(stage, "user")
+    keyboard.reach("f.getAttribute('aria-label')?.startsWith('Disconnect all of')")
+    keyboard.press("Enter")
+    stage("until", expression="document.activeElement.textContent === 'Really?'")
+    keyboard.press("Enter")
+    stage("until", expression="document.getElementById('said').textContent === '1 connection closed'")
+
+    go_to("channels", "document.querySelectorAll('#channels tbody tr').length === 50")
+    looks["channels"] = bytes_of_a_look(stage)
+    judge(stage, "channels")
+    go_to("events", "document.querySelector('#view-events [role=status]').textContent === 'none'")
+    judge(stage, "events")
+    assert looks == {view: size for view, size in looks.items() if 0 < size <= LOOK}
 
 
 @pytest.mark.parametrize("kind", ["react", "plain"])

@@ -1,9 +1,14 @@
 // A headless Chromium, driven over its DevTools protocol.
 import { Driven, tab } from './driven.js';
 
+/** What a key that writes nothing is known by. */
+const CODES = { Backspace: 8, Tab: 9, Enter: 13, Escape: 27 };
+
 export class Chromium extends Driven {
-  static async start() {
+  /** `dark`: as where somebody prefers that, and no motion. */
+  static async start({ dark = false } = {}) {
     const browser = new Chromium();
+    browser.dark = dark;
     await browser.launch('chromium', ['--headless=new', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run',
       '--remote-debugging-port=0', `--user-data-dir=${browser.profile}`, 'about:blank']);
     return browser;
@@ -27,6 +32,16 @@ export class Chromium extends Driven {
       close: () => this.call('Target.closeTarget', { targetId }),
       reload: () => call('Page.reload'),
       size: (width, height) => call('Emulation.setDeviceMetricsOverride', { width, height, deviceScaleFactor: 1, mobile: width < 600 }),
+      /** Press a key, and let it go: the name of one, or what it writes. */
+      press: async (key) => {
+        const pressed = { key, windowsVirtualKeyCode: CODES[key] };
+        await call('Input.dispatchKeyEvent', { ...pressed, type: 'keyDown', text: key === 'Enter' ? '\r' : CODES[key] ? undefined : key });
+        await call('Input.dispatchKeyEvent', { ...pressed, type: 'keyUp' });
+      },
+      // Without motion, so that no colour is on its way to another one.
+      dark: () => call('Emulation.setEmulatedMedia', {
+        features: [{ name: 'prefers-color-scheme', value: 'dark' }, { name: 'prefers-reduced-motion', value: 'reduce' }],
+      }),
       screenshot: async () => (await call('Page.captureScreenshot', { format: 'png' })).data,
       /** Its process dies; what else lives in that dies with it. Nobody answers. */
       crash: () => void call('Page.crash').catch(() => {}),
@@ -34,6 +49,7 @@ export class Chromium extends Driven {
       cover: () => call('Runtime.evaluate', { expression: "void window.open('about:blank')", userGesture: true }),
     });
     await call('Page.enable');
+    if (this.dark) await opened.dark();
     if (before) await call('Page.addScriptToEvaluateOnNewDocument', { source: before });
     await call('Page.navigate', { url });
     await opened.until('document.readyState === "complete" && location.href !== "about:blank"');

@@ -17,10 +17,16 @@ const PREFERENCES = {
   'toolkit.telemetry.enabled': false,
 };
 
+/** Where somebody prefers the dark, and no motion. */
+const DARK = { 'layout.css.prefers-color-scheme.content-override': 0, 'ui.prefersReducedMotion': 1 };
+/** What WebDriver calls a key that writes nothing. */
+const KEYS = { Backspace: '\uE003', Tab: '\uE004', Enter: '\uE007', Escape: '\uE00C' };
+
 export class Firefox extends Driven {
-  static async start() {
+  /** `dark`: as where somebody prefers that, and no motion. */
+  static async start({ dark = false } = {}) {
     const browser = new Firefox();
-    const lines = Object.entries(PREFERENCES).map(([name, value]) => `user_pref(${JSON.stringify(name)}, ${JSON.stringify(value)});\n`);
+    const lines = Object.entries({ ...PREFERENCES, ...(dark ? DARK : {}) }).map(([name, value]) => `user_pref(${JSON.stringify(name)}, ${JSON.stringify(value)});\n`);
     writeFileSync(join(browser.profile, 'user.js'), lines.join(''));
     await browser.launch('firefox-esr', ['--headless', '--no-remote', '--profile', browser.profile, '--remote-debugging-port', '0'], '/session');
     await browser.call('session.new', { capabilities: {} });
@@ -45,6 +51,12 @@ export class Firefox extends Driven {
       close: () => this.call('browsingContext.close', { context }),
       reload: () => this.call('browsingContext.reload', { context, wait: 'none' }),
       size: (width, height) => this.call('browsingContext.setViewport', { context, viewport: { width, height } }),
+      /** Press a key, and let it go: the name of one, or what it writes. */
+      press: (key) => {
+        const value = KEYS[key] ?? key;
+        const actions = ['keyDown', 'keyUp'].map((type) => ({ type, value }));
+        return this.call('input.performActions', { context, actions: [{ type: 'key', id: 'keyboard', actions }] });
+      },
       screenshot: async () => (await this.call('browsingContext.captureScreenshot', { context })).data,
       /** Another tab comes before it, so that it is hidden. */
       cover: () => this.call('browsingContext.create', { type: 'tab', referenceContext: context }),

@@ -81,8 +81,8 @@ const tabs = [];
 /** The tab of this number, else the newest. */
 const of = (number = -1) => tabs.at(number);
 const commands = {
-  browser: async ({ kind = 'chromium' }) => {
-    browser = await BROWSERS[kind].start();
+  browser: async ({ kind = 'chromium', ...options }) => {
+    browser = await BROWSERS[kind].start(options);
     return browser.pid;
   },
   open: async ({ url, before, window, apart }) => tabs.push(await browser.open(url, before, window, apart)) - 1,
@@ -93,15 +93,9 @@ const commands = {
   close: ({ tab }) => of(tab).close(),
   freeze: ({ frozen }) => of().call('Page.setWebLifecycleState', { state: frozen ? 'frozen' : 'active' }),
   size: ({ tab, width, height }) => of(tab).size(width, height),
-  // Without motion, so that no colour is on its way to another one.
-  dark: ({ tab }) =>
-    of(tab).call('Emulation.setEmulatedMedia', {
-      features: [{ name: 'prefers-color-scheme', value: 'dark' }, { name: 'prefers-reduced-motion', value: 'reduce' }],
-    }),
+  dark: ({ tab }) => of(tab).dark(),
   axe: ({ tab }) => judge(of(tab)),
-  key: async ({ tab, key, text }) => {
-    for (const type of ['keyDown', 'keyUp']) await of(tab).call('Input.dispatchKeyEvent', { type, key, text: type === 'keyDown' ? text : undefined });
-  },
+  key: ({ tab, key }) => of(tab).press(key),
   screenshot: ({ tab }) => of(tab).screenshot(),
   proxy: ({ target }) => proxy.begin(target),
   turn: ({ mode }) => proxy.turn(mode),

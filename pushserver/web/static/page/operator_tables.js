@@ -2,15 +2,19 @@
 
 import { h, keyed, put } from './dom.js';
 
-/** Shows rows in a table; what a cell holds is made anew only where it is another. */
+/**
+ * Shows rows in a table; what a cell holds is made anew only where it is another. `rows` is null where they could not be
+ * read, and undefined as long as nobody has tried.
+ */
 export function fill(table, columns, rows, keyOf) {
   if (!table.tHead) table.append(h('thead', {}, h('tr', {}, ...columns.map(heading))), h('tbody'));
-  keyed(table.tBodies[0], rows, keyOf, (row) => h('tr', {}, ...columns.map((column) => emptyCell(column, row))), (line, row) => {
+  table.tBodies[0].dataset.empty = rows === undefined ? '…' : rows === null ? 'cannot be read now' : 'none';
+  keyed(table.tBodies[0], rows ?? [], keyOf, (row) => h('tr', {}, ...columns.map((column) => emptyCell(column, row))), (line, row) => {
     columns.forEach((column, place) => {
       if (!column.action) show(line.cells[place], column, row);
     });
   });
-  table.parentElement.classList.toggle('bare', !rows.length);
+  table.parentElement.classList.toggle('bare', !rows?.length);
 }
 
 const heading = (column) =>
@@ -63,7 +67,7 @@ export function listView(section, columns, size, look, ask) {
     });
   }
 
-  fill(table, columns, [], () => '');
+  fill(table, columns, undefined, () => '');
   columns.forEach((column, place) => {
     if (column.sort) table.tHead.rows[0].cells[place].replaceChildren(h('button', { type: 'button', class: 'sort', onclick: () => sortBy(column) }, column.name));
   });

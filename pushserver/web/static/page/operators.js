@@ -20,6 +20,7 @@ async function act(work, words) {
   } catch (error) {
     showOutcome(byId('said'), describe(error), 'error');
   }
+  failed = false;
   look();
 }
 
@@ -143,7 +144,7 @@ async function user() {
   put(byId('user-connections').querySelector('.number'), answer.connectionCount > ROWS ? `${ROWS} of ${answer.connectionCount}` : answer.connectionCount);
   fill(byId('user-connections'), CONNECTIONS, answer.connections, (c) => c.connectionId);
   fill(byId('recent'), RECENT, answer.recent, (e) => `${e.at} ${e.event} ${e.code} ${e.node} ${e.connectionId} ${e.reason}`);
-  fill(byId('user-tasks'), TASKS, answer.tasks ?? [], (t) => t.taskId);
+  fill(byId('user-tasks'), TASKS, answer.tasks, (t) => t.taskId);
   return answer.unanswered;
 }
 
@@ -176,6 +177,8 @@ byId('refresh-events').addEventListener('click', again);
 const VIEWS = { overview, connections, channels, user, events };
 let looking = null;
 let timer = null;
+/** Whether what is said is that a look failed. */
+let failed = false;
 
 const viewName = () => {
   const name = location.hash.slice(1).split('=')[0];
@@ -210,6 +213,8 @@ async function look() {
     byId('unanswered').hidden = !unanswered?.length;
     put(byId('unanswered'), unanswered?.length ? `No answer from ${unanswered.join(', ')}: what is there is not shown.` : '');
     lamp('connected', `Looked at ${timeOf(Date.now())}`);
+    if (failed) say(byId('said'), '');
+    failed = false;
   } catch (error) {
     if (looking !== mine) return;
     lamp('waiting', 'No answer');
@@ -220,8 +225,10 @@ async function look() {
       return;
     }
     showOutcome(byId('said'), describe(error), 'error');
+    failed = true;
   }
-  timer = setTimeout(look, EVERY);
+  // Events that died some time ago wait for whoever looks again.
+  if (name !== 'events' || failed) timer = setTimeout(look, EVERY);
 }
 
 onSubmit(byId('key-form'), byId('key-said'), () => {

@@ -1,0 +1,283 @@
+"""Each alert of etc/ fires by its fault, which is made on a real server that a real Prometheus scrapes.
+
+The rules are the shipped ones, but that a minute of theirs is a second here. All faults are made at once, each on
+servers of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.app.workers.test_supervisor import children
+from tests.certificates import certificates
+from tests.cluster.conftest import API_KEY, CONFIG, Place
+from tests.cluster.test_explain import SlowWay
+from tests.etc.prometheus import Prometheus, Target
+from tests.etc.test_metrics_files import ALERTS
+from tests.harness import Server, free_port, wait_until
+from tests.rawsocket import Closed, RawSocket
+
+pytestmark = pytest.mark.full
+
+#: Seconds until all of them have fired, on a machine that does other things beside.
+PATIENCE = 300.0
+#: Seconds by which answers of Redis are late.
+LATE = 1.4
+#: Where nobody answers a ping.
+QUIET = '[heartbeat]\ninterval = "1h"\n'
+
+#: A mistake in the program, which nothing from outside can make: the list of connections fails.
+MISTAKE = """
+import pushserver.server.listing
+async def broken(*arguments):
+    raise ZeroDivisionError("a mistake in the program")
+pushserver.server.listing.list_connections = broken
+"""
+
+
+def rules(directory: Path) -> Path:
+    """Return the shipped rules, with seconds for minutes."""
+
+    def faster(match: re.Match[str]) -> str:
+        number, unit = int(match[2]), match[3]
+        return f"{match[1]}{number * (60 if unit == 'h' else 1)}s"
+
+    text, count = re.subn(r"(for: |\[)(\d+)([mh])\b", faster, ALERTS.read_text())
+    assert count > 20
+    (directory / "rules.yml").write_text(text)
+    return directory / "rules.yml"
+
+
+class Faults:
+    """Servers with a fault each, and what keeps them at it until the end.
+
+    Attributes:
+        due: the alerts that are due, each with its instance.
+        besides: those that may come with them, since the same fault is theirs too.
+    """
+
+    def __init__(self, place: Place, stack: ExitStack) -> None:
+        self._place = place
+        self._stack = stack
+        self._over = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self.targets: dict[str, Target] = {}
+        self.due: set[tuple[str, str]] = set()
+        self.besides: set[tuple[str, str]] = set()
+        stack.callback(self.end)
+
+    def _server(self, name: str, *options: str, config: str = "", env: dict[str, str] | None = None) -> Server:
+        """Start a server that is scraped."""
+        environment = {"PUSHSERVER_SERVER__NODE_NAME": name, **(env or {})}
+        server = self._place.server(*options, config=config, env=environment)
+        self.targets[name] = Target(server.port, API_KEY)
+        return server
+
+    def _again_and_again(self, pause: float, work: Callable[[], object]) -> None:
+        """Do something until the end, with a pause between two times, s."""
+
+        def run() -> None:
+            while not self._over.wait(pause):
+                # What a server with a fault says to it does not matter here.
+                with suppress(OSError, Closed, TimeoutError):
+                    work()
+
+        self._threads.append(threading.Thread(target=run))
+
+    def _expect(self, name: str, *alerts: str, besides: tuple[str, ...] = ()) -> None:
+        self.due |= {(alert, name) for alert in alerts}
+        self.besides |= {(alert, name) for alert in besides}
+
+    def begin(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def end(self) -> None:
+        self._over.set()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
+
+    # -- faults -------------------------------------------------------------------------------------------------------
+
+    def redis_is_away(self) -> None:
+        redis = self._place.redis()
+        config = '[redis]\ncommand_timeout = "500ms"\n[[namespaces]]\nname = "news"\nhistory_size = 10\n'
+        server = self._server("redis-away", "--redis", redis.url, config=config)
+        redis.pause()
+        self._again_and_again(0.2, lambda: server.api("POST", "/api/publish", {"channel": "news:a", "data": 1}))
+        slow = ("PushserverSlowEngine", "PushserverSlowDelivery")
+        self._expect("redis-away", "PushserverNotReady", "PushserverApiFails", besides=slow)
+
+    def a_node_is_killed(self) -> None:
+        redis = self._place.redis()
+        self._server("node-1", "--redis", redis.url)
+        killed = self._server("node-2", "--redis", redis.url)
+        # Once Prometheus has seen both.
+        self._again_and_again(10.0, killed.kill)
+        self._expect("node-2", "PushserverDown")
+        self._expect("", "PushserverNodeMissing")
+
+    def nearly_full(self) -> None:
+        server = self._server("nearly-full", config=f"[server]\nmax_connections = 10\n{QUIET}")
+        for number in range(10):
+            client = self._stack.enter_context(RawSocket(server.port))
+            client.upgrade({"Authorization": f"Bearer {server.token(f'u{number}')}"})
+        self._expect("nearly-full", "PushserverNearlyFull")
+
+    def small_store(self) -> None:
+        redis = self._place.redis(maxmemory="12mb", maxmemory_policy="noeviction")
+        config = '[[namespaces]]\nname = "kept"\nhistory_size = 150\n'
+        server = self._server("small-store", "--redis", redis.url, config=config)
+        message = {"channel": "kept:a", "data": "x" * 60_000}
+        self._again_and_again(0.02, lambda: server.api("POST", "/api/publish", message))
+        self._expect("small-store", "PushserverStoreNearlyFull")
+
+    def certificate_ends(self, directory: Path) -> None:
+        files = certificates(directory / "pki")
+        port, pem = free_port(), f"privateKey={files['key']}:certKey={files['cert']}"
+        server = self._place.server("--listen", f"ssl:{port}:interface=127.0.0.1:{pem}", config="", ready=False)
+        wait_until(lambda: " listens on " in server.log, 60, server.log)
+        self.targets["certificate"] = Target(port, API_KEY, files["ca"])
+        self._expect("certificate", "PushserverCertificateEnds")
+
+    def redis_is_slow(self) -> None:
+        way = SlowWay(self._place.redis().port)
+        self._stack.callback(way.close)
+        server = self._server("slow-redis", "--redis", way.url, config=CONFIG + QUIET)
+        client = self._stack.enter_context(RawSocket(server.port))
+        client.upgrade()
+        client.ask({"type": "auth", "id": 1, "data": {"token": server.token("42")}})
+        client.ask({"type": "subscribe", "id": 2, "data": {"channels": ["news:a"]}})
+        way.late = LATE
+        self._again_and_again(0.1, lambda: server.api("POST", "/api/publish", {"channel": "news:a", "data": 1}))
+        self._expect("slow-redis", "PushserverSlowEngine", "PushserverSlowDelivery")
+
+    def processor_is_taken_away(self) -> None:
+        server = self._server("held-up")
+
+        def hold() -> None:
+            server.signal(signal.SIGSTOP)
+            try:
+                self._over.wait(0.4)
+            finally:
+                server.signal(signal.SIGCONT)
+
+        self._again_and_again(0.1, hold)
+        self._expect("held-up", "PushserverReactorLag")
+
+    def strangers(self) -> None:
+        server = self._server("strangers", config=QUIET)
+
+        def knock(headers: dict[str, str]) -> None:
+            with RawSocket(server.port) as client:
+                if client.upgrade(headers).status == 101:
+                    client.ask({"type": "auth", "id": 1, "data": {"token": "nobody's"}})
+
+        self._again_and_again(0.1, lambda: knock({}))
+        self._again_and_again(0.1, lambda: knock({"Origin": "https://evil.example"}))
+        self._expect("strangers", "PushserverSignInsFail", "PushserverRefusesPages")
+
+    def slow_readers(self) -> None:
+        config = (
+            f'{QUIET}[delivery]\nmax_queue_size = 65536\n[[namespaces]]\nname = "big"\nsubscribe = "authenticated"\n'
+        )
+        server = self._server("slow-readers", config=config)
+        numbers = itertools.count()
+
+        def wave() -> None:
+            channel = f"big:{next(numbers)}"
+            with ExitStack() as stack:
+                for number in range(10):
+                    client = stack.enter_context(RawSocket(server.port))
+                    client._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+                    client.upgrade({"Authorization": f"Bearer {server.token(f'u{number}')}"})
+                    client.say({"type": "subscribe", "id": 2, "data": {"channels": [channel]}})
+                wait_until(lambda: followers(channel) == 10)
+                while followers(channel):
+                    server.api("POST", "/api/publish", {"channel": channel, "data": "x" * 500_000})
+
+        def followers(channel: str) -> int:
+            found = server.api("GET", f"/api/channels?pattern={channel}").body["channels"]
+            return sum(each["connections"] for each in found)
+
+        self._again_and_again(0.0, wave)
+        self._expect("slow-readers", "PushserverSlowConsumers")
+
+    def mistake(self, directory: Path) -> None:
+        folder = directory / "mistake"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(MISTAKE)
+        path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+        server = self._server("mistake", env={"PYTHONPATH": path})
+        self._again_and_again(10.0, lambda: server.api("GET", "/api/operators/connections"))
+        self._expect("mistake", "PushserverInternalErrors")
+
+    def ingest_is_flooded(self) -> None:
+        redis = self._place.redis()
+        self._server("flooded", "--redis", redis.url, config=CONFIG)
+        command = '{"method": "publish", "params": {"channel": "news:a", "data": 1}}'
+        flood = "for i = 1, 4000 do redis.call('XADD', KEYS[1], '*', 'cmd', ARGV[1]) end"
+
+        def add() -> None:
+            if int(redis.command("XLEN", "push:ingest").strip(":\r\n")) < 4_000:
+                redis.command("EVAL", flood, "1", "push:ingest", command)
+
+        self._again_and_again(0.1, add)
+        self._expect("flooded", "PushserverIngestLags")
+
+    def workers_that_end(self) -> None:
+        server = self._server("workers", "--redis", self._place.redis().url, "--workers", "2")
+
+        def kill() -> None:
+            for worker in children(server.pid):
+                os.kill(worker, signal.SIGKILL)
+
+        self._again_and_again(0.5, kill)
+        down = ("PushserverDown", "PushserverNotReady")
+        self._expect("workers", "PushserverWorkersRestart", besides=down)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path)
+    yield made
+    made.end()
+
+
+def test_each_alert_fires_by_its_fault_on_a_real_server(place: Place, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        faults = Faults(place, stack)
+        faults.redis_is_away()
+        faults.a_node_is_killed()
+        faults.nearly_full()
+        faults.small_store()
+        faults.certificate_ends(tmp_path)
+        faults.redis_is_slow()
+        faults.processor_is_taken_away()
+        faults.strangers()
+        faults.slow_readers()
+        faults.mistake(tmp_path)
+        faults.ingest_is_flooded()
+        faults.workers_that_end()
+        assert {alert for alert, _ in faults.due} == set(re.findall(r"alert: (\w+)", ALERTS.read_text()))
+        prometheus = Prometheus(tmp_path, faults.targets, rules(tmp_path))
+        stack.callback(prometheus.end)
+        faults.begin()
+        end = time.monotonic() + PATIENCE
+        while missing := faults.due - prometheus.fired():
+            assert time.monotonic() < end, missing
+            time.sleep(0.5)
+        # No other one fires, and none elsewhere.
+        assert prometheus.fired() - faults.besides == faults.due
