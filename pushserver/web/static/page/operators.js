@@ -213,7 +213,7 @@ async function look() {
     byId('unanswered').hidden = !unanswered?.length;
     put(byId('unanswered'), unanswered?.length ? `No answer from ${unanswered.join(', ')}: what is there is not shown.` : '');
     lamp('connected', `Looked at ${timeOf(Date.now())}`);
-    if (failed) say(byId('said'), '');
+    if (failed) showOutcome(byId('said'), '');
     failed = false;
   } catch (error) {
     if (looking !== mine) return;
