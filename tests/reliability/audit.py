@@ -139,11 +139,11 @@ async def mark_inbox(api: Api, books: Books, user: str, stop: asyncio.Event) -> 
     """A user who has read each third message that came, and deleted each third; what was not answered is done again."""
     number = 0
     while not stop.is_set():
-        arrived = books.received.get(user, [])
-        if number == len(arrived) or arrived[number] not in books.places:
+        came = books.received.get(user, [])
+        if number == len(came) or came[number] not in books.places:
             await asyncio.sleep(0.01)
             continue
-        message_id = arrived[number]
+        message_id = came[number]
         number += 1
         if number % 3 == 0:
             continue
