@@ -192,7 +192,7 @@ def check(holds: bool, what: str) -> None:
     """Say what holds. Raises `Broken` where it does not."""
     if not holds:
         raise Broken(what)
-    say(f"   {what}")
+    show(f"   {what}")
 
 
 def use(config: dict[str, Any], stack: ExitStack) -> None:
@@ -214,7 +214,7 @@ def use(config: dict[str, Any], stack: ExitStack) -> None:
     check("Traceback" not in container.log(), "no traceback is in its log")
 
 
-def say(text: str) -> None:
+def show(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
@@ -223,13 +223,13 @@ def main() -> int:
     BUILD.mkdir(parents=True, exist_ok=True)
     try:
         with ExitStack() as stack:
-            say("-- building the image")
+            show("-- building the image")
             config = build()
             check(str(config["User"]) == str(USER), "it is run as a user that is not root")
-            say("-- running it")
+            show("-- running it")
             use(config, stack)
     except Broken as problem:
-        say(f"broken: {problem}")
+        show(f"broken: {problem}")
         return 1
     return 0
 

@@ -70,7 +70,7 @@ class Faults:
     def __init__(self, place: Place, stack: ExitStack) -> None:
         self._place = place
         self._stack = stack
-        self._over = threading.Event()
+        self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self.targets: dict[str, Target] = {}
         self.due: set[tuple[str, str]] = set()
@@ -88,7 +88,7 @@ class Faults:
         """Do something until the end, with a pause between two times, s."""
 
         def run() -> None:
-            while not self._over.wait(pause):
+            while not self._ended.wait(pause):
                 # What a server with a fault says to it does not matter here.
                 with suppress(OSError, Closed, TimeoutError):
                     work()
@@ -104,7 +104,7 @@ class Faults:
             thread.start()
 
     def end(self) -> None:
-        self._over.set()
+        self._ended.set()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join()
@@ -170,7 +170,7 @@ class Faults:
         def hold() -> None:
             server.signal(signal.SIGSTOP)
             try:
-                self._over.wait(0.4)
+                self._ended.wait(0.4)
             finally:
                 server.signal(signal.SIGCONT)
 
