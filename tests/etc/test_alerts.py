@@ -21,7 +21,7 @@ import pytest
 
 from tests.app.workers.test_supervisor import children
 from tests.certificates import certificates
-from tests.cluster.conftest import API_KEY, CONFIG, Place
+from tests.cluster.conftest import API_KEY, CONFIG, Deployment
 from tests.cluster.test_explain import SlowWay
 from tests.etc.prometheus import Prometheus, Target
 from tests.etc.test_metrics_files import ALERTS
@@ -67,7 +67,7 @@ class Faults:
         besides: those that may come with them, since the same fault is theirs too.
     """
 
-    def __init__(self, place: Place, stack: ExitStack) -> None:
+    def __init__(self, place: Deployment, stack: ExitStack) -> None:
         self._place = place
         self._stack = stack
         self._ended = threading.Event()
@@ -250,13 +250,13 @@ class Faults:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    made = Place(tmp_path)
+def place(tmp_path: Path) -> Iterator[Deployment]:
+    made = Deployment(tmp_path)
     yield made
     made.end()
 
 
-def test_each_alert_fires_by_its_fault_on_a_real_server(place: Place, tmp_path: Path) -> None:
+def test_each_alert_fires_by_its_fault_on_a_real_server(place: Deployment, tmp_path: Path) -> None:
     with ExitStack() as stack:
         faults = Faults(place, stack)
         faults.redis_is_away()

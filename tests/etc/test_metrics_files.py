@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.certificates import certificates
-from tests.cluster.conftest import API_KEY, Place
+from tests.cluster.conftest import API_KEY, Deployment
 from tests.etc.prometheus import Prometheus, Target
 from tests.harness import ROOT, Server, free_port, wait_until
 from tests.rawsocket import RawSocket
@@ -29,8 +29,8 @@ ELSEWHERE = {
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    made = Place(tmp_path)
+def place(tmp_path: Path) -> Iterator[Deployment]:
+    made = Deployment(tmp_path)
     yield made
     made.end()
 
@@ -83,7 +83,7 @@ def test_prometheus_takes_the_rules_and_each_alert_fires_by_its_fault_alone() ->
 
 @pytest.mark.full
 def test_real_prometheus_scrapes_all_nodes_and_answers_each_query_of_the_dashboard(
-    place: Place, tmp_path: Path
+    place: Deployment, tmp_path: Path
 ) -> None:
     redis = place.redis()
     files = certificates(tmp_path / "pki")
