@@ -150,7 +150,12 @@ async def test_a_failover_between_a_write_and_the_replicas_word(
         page = await patiently(lambda: node.inbox.read("7", 0, 10))
         assert contents(page.messages) == [1, 2]
         # As it was, or by all that is kept, where the node was told meanwhile that something may be missing.
-        await until(lambda: _of(node, "user:7") == [1, 2] or events(node, "resync") != [], "it is delivered")
+
+        def comes() -> bool:
+            delivered = contents([each for each in node.listener.delivered if each.channel == "user:7"])
+            return delivered == [1, 2] or ("user:7",) in [each[:1] for each in events(node, "resync")]
+
+        await until(comes, "it is delivered")
     finally:
         await cluster.close()
         await proxy.stop()
