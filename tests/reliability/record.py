@@ -39,6 +39,8 @@ class Record(History):
         began = time.monotonic()
         super().__init__(lambda: (time.monotonic() - began) * 1000)
         self._lock = threading.RLock()
+        #: whose messages and tasks calls named: also of those that are no devices of this history
+        self._named: set[str] = set()
 
     def note(self, event: str, **fields: Any) -> None:
         with self._lock:
@@ -46,6 +48,8 @@ class Record(History):
 
     def call(self, by: str, to: str, what: str, arguments: Any) -> int:
         with self._lock:
+            if isinstance(arguments, dict) and "userId" in arguments:
+                self._named.add(arguments["userId"])
             return super().call(by, to, what, arguments)
 
     @property
@@ -75,7 +79,7 @@ class Record(History):
     def read_all(self, node: Server, users: Iterable[str], channels: Iterable[str], room: str) -> None:
         """Read everything when all has settled: what is kept, who is present, which nodes there are."""
         self.note("settled")
-        for user in users:
+        for user in sorted({*users, *self._named}):
             self._read(node, "inbox", f"/api/inbox?userId={quote(user)}")
             self._read(node, "tasks", f"/api/tasks?userId={quote(user)}")
         for channel in channels:
