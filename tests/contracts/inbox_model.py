@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pushserver.core.inbox import Unread
-from pushserver.engine.interfaces import ONCE_TTL, InboxRules
+from pushserver.engine.interfaces import ONCE_TTL, InboxPage, InboxRules
+
+from .nodes import contents
 
 
 @dataclass
@@ -92,3 +94,14 @@ class InboxModel:
         if isinstance(offsets, int):
             return [m for m in self.messages if m.offset <= offsets]
         return [m for m in self.messages if m.offset in offsets]
+
+
+def compare(page: InboxPage, whole: InboxPage, model: InboxModel) -> None:
+    """Hold what an engine reads of an inbox against the model: what waits to be acknowledged, and all that is kept."""
+    assert contents(whole.messages) == [m.text for m in model.messages]
+    assert [m.read_at for m in whole.messages] == [m.read_at for m in model.messages]
+    assert whole.unread == model.unread
+    waiting = [m for m in model.messages if m.offset > model.acked]
+    assert [(m.offset, *contents([m])) for m in page.messages] == [(m.offset, m.text) for m in waiting]
+    assert (page.offset, page.acked, page.pending) == (model.newest, model.acked, len(waiting))
+    assert page.lost == sum(offset > model.acked for offset in model.lost)

@@ -20,8 +20,8 @@ from pushserver.core import errors
 from pushserver.core.inbox import Selection
 from pushserver.engine.interfaces import ONCE_TTL, IdempotencyKey, InboxOutcome, InboxRules
 
-from .inbox_model import InboxModel
-from .nodes import BACKENDS, Nodes, RunningNode, contents, publication
+from .inbox_model import InboxModel, compare
+from .nodes import BACKENDS, Nodes, RunningNode, publication
 from .test_inbox import end_task
 
 T = TypeVar("T")
@@ -226,13 +226,7 @@ class InboxesOfNodes(RuleBasedStateMachine):
 
     def _compare(self, user: str, model: InboxModel, node: RunningNode) -> None:
         page, whole = wait(node.inbox.read(user, None, 100)), wait(node.inbox.read(user, 0, 100))
-        assert contents(whole.messages) == [m.text for m in model.messages]
-        assert [m.read_at for m in whole.messages] == [m.read_at for m in model.messages]
-        assert whole.unread == model.unread
-        waiting = [m for m in model.messages if m.offset > model.acked]
-        assert [(m.offset, *contents([m])) for m in page.messages] == [(m.offset, m.text) for m in waiting]
-        assert (page.offset, page.acked, page.pending) == (model.newest, model.acked, len(waiting))
-        assert page.lost == sum(offset > model.acked for offset in model.lost)
+        compare(page, whole, model)
         assert page.epoch == self.epochs.setdefault(user, page.epoch)
 
 

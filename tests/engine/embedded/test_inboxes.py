@@ -19,7 +19,7 @@ from pushserver.engine.embedded.operations import AppendToInbox, Sweep
 from pushserver.engine.embedded.rows import inbox as inboxes
 from pushserver.engine.embedded.rows.inbox import InboxHead
 from pushserver.engine.interfaces import ONCE_TTL, POSITION_TTL, IdempotencyKey, InboxOutcome, InboxRules
-from tests.contracts.inbox_model import InboxModel
+from tests.contracts.inbox_model import InboxModel, compare
 
 from .stores import RULES, Asking, Failing, OpenStore, contents, publication
 
@@ -216,13 +216,7 @@ class InboxMachine(RuleBasedStateMachine):
             whole = self._ask(
                 user, lambda store, user=user: store.inboxes.read(store.connection, store.now, user, 0, 100)
             )
-            assert contents(whole.messages) == [m.text for m in model.messages]
-            assert [m.read_at for m in whole.messages] == [m.read_at for m in model.messages]
-            assert whole.unread == model.unread
-            waiting = [m for m in model.messages if m.offset > model.acked]
-            assert [(m.offset, *contents([m])) for m in page.messages] == [(m.offset, m.text) for m in waiting]
-            assert (page.offset, page.acked, page.pending) == (model.newest, model.acked, len(waiting))
-            assert page.lost == sum(offset > model.acked for offset in model.lost)
+            compare(page, whole, model)
             assert page.epoch == self.epochs.setdefault(user, page.epoch)
 
     def _ask(self, user: str, call: Any) -> Any:
