@@ -252,7 +252,8 @@ async def test_a_thousand_that_come_at_once_can_wait() -> None:
     from twisted.internet import reactor
 
     number = free_port()
-    for description, room in [(f"tcp:{number}:interface=127.0.0.1", 300), (f"tcp:{number}:backlog=5", 3)]:
+    endpoint = f"tcp:{number}:interface=127.0.0.1"
+    for description, room in [(endpoint, 300), (endpoint + ":backlog=5", 3)]:
         bound = await bind(reactor, description)
         widen(bound, description)
         waiting: list[socket.socket] = []
