@@ -113,7 +113,10 @@ class Client:
             rig.node.counters,
         )
         node = rig.node
-        self.inbound = Inbound(self.connection, session, node.requests, node.counters, node.clock, node.hub.turns)
+        hub = node.hub
+        self.inbound = Inbound(
+            self.connection, session, node.requests, node.counters, node.clock, hub.turns, hub.long_replies
+        )
         node.requests.begin(self.connection)
 
     # -- `outbox.Owner` -----------------------------------------------------------------------------------------------

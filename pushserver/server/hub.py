@@ -30,6 +30,7 @@ from pushserver.server.channel import CatchUp, Channel, OutputChannel
 from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection, Trace
 from pushserver.server.fanout import FanOut
+from pushserver.server.reply_room import LongReplies
 from pushserver.server.stats import Counters
 from pushserver.server.user_turns import UserTurns
 from pushserver.server.waiting import Mark
@@ -65,6 +66,7 @@ class Hub:
         self.traced: dict[str, Trace] = {}
         self.fan_out = FanOut(clock, counters)
         self.turns = UserTurns(clock)
+        self.long_replies = LongReplies()
         self._lagged: Callable[[Connection, str, int | Position], None] = _nobody_listens
         #: channels that this node hears whether anybody follows them here or not, and for how many reasons
         self._held: dict[str, int] = {}

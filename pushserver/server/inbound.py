@@ -27,6 +27,7 @@ from pushserver.server.client_requests import ClientRequests
 from pushserver.server.clock import Clock
 from pushserver.server.concurrency import begin
 from pushserver.server.connection import Connection
+from pushserver.server.reply_room import SHORT_REPLY
 from pushserver.server.sign_in import AuthenticationFailed
 from pushserver.server.stats import Counters
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
+    from pushserver.server.reply_room import LongReplies
     from pushserver.server.user_turns import UserTurns
 
 #: So many frames and effects, and bytes of frames, may wait before reading pauses.
@@ -55,6 +57,8 @@ class Inbound:
         "_farewell",
         "_granted",
         "_held",
+        "_long",
+        "_long_replies",
         "_paused",
         "_queue",
         "_requests",
@@ -73,6 +77,7 @@ class Inbound:
         counters: Counters,
         clock: Clock,
         turns: UserTurns,
+        long_replies: LongReplies,
     ) -> None:
         self._connection = connection
         self._session = session
@@ -80,10 +85,13 @@ class Inbound:
         self._counters = counters
         self._clock = clock
         self._turns = turns
+        self._long_replies = long_replies
         #: whose operation waits for the engine; None where none does
         self._counted: str | None = None
         #: whether the next operation has waited for its turn
         self._granted = False
+        #: whether the socket did not take the last long reply at once
+        self._long = False
         #: the effects of the frame that is being handled, then frames with the moments of their arrival
         self._queue: deque[Effect | tuple[bytes, int]] | None = None
         #: the bytes of these frames
@@ -170,6 +178,7 @@ class Inbound:
         current, self._current = self._current, None
         if current is not None:
             current.cancel()
+        self._long_replies.settle(self._connection)
 
     # -- the queue ----------------------------------------------------------------------------------------------------
 
@@ -238,7 +247,15 @@ class Inbound:
         counted, self._counted = self._counted, None
         if counted is not None:
             self._turns.end(counted)
+        self._settle()
         self._run()
+
+    def _settle(self) -> None:
+        """What was waited for is over, but for a long reply that is not read yet."""
+        if self._long and self._connection.outbox.stalled and self._connection.open:
+            return
+        self._long = False
+        self._long_replies.settle(self._connection)
 
     def _next_turn(self) -> Deferred[None]:
         turn: Deferred[None] = Deferred()
@@ -259,6 +276,8 @@ class Inbound:
             if effect.error is not None:
                 self._note_error(effect.error, effect.reason)
             self._connection.send(effect.payload)
+            if len(effect.payload) > SHORT_REPLY:
+                self._long = self._connection.outbox.stalled
         elif type(effect) is Perform:
             if self._turns.crowded and not self._granted and self._connection.user_id in self._turns.crowded:
                 self._put_first((effect,))
@@ -266,7 +285,9 @@ class Inbound:
                 return
             self._granted = False
             rest = begin(self._perform(effect), self._failed)
-            if rest is not None:
+            if rest is None:
+                self._settle()
+            else:
                 self._wait_for(rest)
                 self._count()
         elif type(effect) is Disconnect:

@@ -40,10 +40,11 @@ class InboxRequests:
     ) -> operations.InboxRead:
         """Return a page, newest first, in the room of one reply. Another epoch raises `errors.Conflict`."""
         before = None if asked.before is None else asked.before.offset
-        listing = await self._inbox.list(user_id, before, asked.limit, asked.unread, PAGE_BYTES)
+        size = PAGE_BYTES if connection is None else self._hub.long_replies.size(connection)
+        listing = await self._inbox.list(user_id, before, asked.limit, asked.unread, size)
         if asked.before is not None and listing.current(asked.before).epoch != listing.epoch:
             raise Conflict("the inbox has another epoch")
-        taken = ReplyRoom().take(listing.messages)
+        taken = ReplyRoom(size=size).take(listing.messages)
         more = listing.more or len(taken) < len(listing.messages)
         if connection is not None:
             taken = [message for message in taken if not message.excludes(user_id, connection.id)]

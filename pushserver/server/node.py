@@ -201,7 +201,15 @@ class Node:
         user_publishing = UserPublishing(self.publishing, self._user_rates)
         chat = Chat(self.hub, self.publishing, user_publishing, self.presence, self.cluster)
         inbox = InboxRequests(clock, engine.inbox, self.hub, self._inbox_changes)
-        self.reading = ReadRequests(engine, self.publishing, self.presence, inbox, self.cluster, limits=limits)
+        self.reading = ReadRequests(
+            engine,
+            self.publishing,
+            self.presence,
+            inbox,
+            self.cluster,
+            limits=limits,
+            long_replies=self.hub.long_replies,
+        )
         self.requests = ClientRequests(
             sign_in,
             self.subscriptions,

@@ -11,7 +11,10 @@ the `Policy` when they go over it.
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import termios
+from array import array
 from collections.abc import Sequence
 from enum import StrEnum
 from itertools import repeat
@@ -68,13 +71,14 @@ class Outbox:
         "_closed",
         "_corked",
         "_direct",
+        "_moved",
         "_owner",
         "_transport",
+        "_untaken",
         "_waiters",
         "_waiting",
         "direct_socket",
         "limit",
-        "moved",
         "policy",
         "stalled",
     )
@@ -98,8 +102,9 @@ class Outbox:
         self._owner = owner
         self.limit = limit
         self.policy = policy
-        #: whether something of what waited has gone since this was last set back
-        self.moved = False
+        #: whether something of what waited has gone, and how much was not taken, when `watch` or `moves` was asked last
+        self._moved = False
+        self._untaken: int | None = None
         #: the socket, while whole frames may be given to it and nothing is before them: a fan-out sends by itself then,
         #: and tells `rest` what was not taken. None while anything waits or is kept back, on a transport without
         #: one, and from the moment that the connection ends.
@@ -244,6 +249,24 @@ class Outbox:
             self._waiters.append(waiter)
         return waiter
 
+    def watch(self) -> None:
+        """From now on `moves` tells of what is taken."""
+        self._moved = False
+        self._untaken = untaken(self._transport) if self.stalled else None
+
+    def moves(self) -> bool:
+        """Return whether the other side took something of what waits since this was asked last, or since `watch`.
+
+        A long frame is taken bit by bit: it is the kernel that knows, for both ends of a TCP or Unix connection. Where
+        it does not say, only the end of a frame counts.
+        """
+        moved, self._moved = self._moved, False
+        before, self._untaken = self._untaken, untaken(self._transport) if self.stalled else None
+        if moved or self._untaken is None:
+            return moved
+        # What has begun to wait since the last look is given the time until the next.
+        return before is None or self._untaken < before
+
     def resumeProducing(self) -> None:
         """The transport's buffer is empty: hand over what waits, then let writers go on."""
         transport = self._transport
@@ -253,7 +276,7 @@ class Outbox:
             transport.unregisterProducer()
             self._reopen()
             self._route_changed()
-        self.moved = True
+        self._moved = True
         self.stalled = False
         while self._waiting and not self.stalled and not self._closed:
             pieces: list[bytes] = []
@@ -300,6 +323,17 @@ class Outbox:
             self._owner = None
             self.discard()
             self._release()
+
+
+def untaken(transport: Any) -> int | None:  # Any: as for `Outbox`
+    """Return how many bytes that a transport was given the other side has not taken, None where nobody says: on another
+    system, or of a transport that is no socket."""
+    size = array("i", [0])
+    try:
+        fcntl.ioctl(transport.fileno(), termios.TIOCOUTQ, size)
+        return size[0] + int(transport._tempDataLen) + len(transport.dataBuffer) - int(transport.offset)
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def refused(problem: OSError) -> int:

@@ -23,7 +23,7 @@ from pushserver.server.inbox_requests import InboxRequests
 from pushserver.server.limits import Limits
 from pushserver.server.presence import Presence
 from pushserver.server.publishing import Publishing
-from pushserver.server.reply_room import ReplyRoom, size_of
+from pushserver.server.reply_room import LongReplies, ReplyRoom, size_of
 from pushserver.server.subscriptions import REASONS
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class ReadRequests:
         cluster: Cluster,
         *,
         limits: Limits,
+        long_replies: LongReplies,
     ) -> None:
         self._engine = engine
         self._publishing = publishing
@@ -53,6 +54,7 @@ class ReadRequests:
         self.inbox = inbox
         self._cluster = cluster
         self._limits = limits
+        self._long_replies = long_replies
 
     async def history(
         self, connection: Connection, identity: Identity, asked: operations.ReadHistory
@@ -63,20 +65,24 @@ class ReadRequests:
         refusal = may_read_history(self._publishing.namespace(asked.channel), asked.channel, user_id, grants)
         if refusal is not None:
             raise Refused(REASONS.get(refusal, "not allowed to read here"), refusal)
-        return await self.read_history(asked, lambda message: message.excludes(user_id, connection.id))
+        size = self._long_replies.size(connection)
+        return await self.read_history(asked, lambda message: message.excludes(user_id, connection.id), size)
 
     async def read_history(
-        self, asked: operations.ReadHistory, hidden: Callable[[Publication], bool] | None = None
+        self,
+        asked: operations.ReadHistory,
+        hidden: Callable[[Publication], bool] | None = None,
+        size: int = PAGE_BYTES,
     ) -> operations.HistoryRead:
         """Return a page of what a channel keeps, for whoever may read it, in the room of one reply. ``hidden``: what is
-        left out. A stale epoch raises `errors.Conflict`."""
+        left out; ``size``: bytes of messages. A stale epoch raises `errors.Conflict`."""
         read = self._reader(asked)
         after = None if asked.since is None else asked.since.offset
-        page = await read(after, asked.limit, PAGE_BYTES)
+        page = await read(after, asked.limit, size)
         newest = page.newest
         if asked.since is not None and page.current(asked.since).epoch != newest.epoch:
             raise Conflict("the epoch is another one by now")
-        room, limit = ReplyRoom(), asked.limit
+        room, limit = ReplyRoom(size=size), asked.limit
         shown: list[Publication] = []
         while True:
             taken = room.take(page.messages)
@@ -87,7 +93,7 @@ class ReadRequests:
             if len(shown) >= asked.limit or (shown and more) or not (more or len(page.messages) == limit):
                 break
             # Hidden ones made it short. What they took is free again where nothing else is shown.
-            room, limit = room if shown else ReplyRoom(), max(asked.limit - len(shown), 100)
+            room, limit = room if shown else ReplyRoom(size=size), max(asked.limit - len(shown), 100)
             page = await read(after, limit, max(1, room.left))
             if page.newest.epoch != newest.epoch:
                 # Another life of the channel began meanwhile.

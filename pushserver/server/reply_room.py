@@ -1,4 +1,7 @@
-"""How much of what is kept goes into one reply: 4 MiB of messages, or one message."""
+"""How much of what is kept goes into one reply: 4 MiB of messages, or one message.
+
+Of one user's connections a few have long replies at a time, made or unread; the others' are short, and the rest follows
+at the pace of their sockets, or is asked for."""
 
 from __future__ import annotations
 
@@ -9,9 +12,14 @@ from twisted.internet.defer import DeferredLock, DeferredSemaphore
 
 from pushserver.core.publication import Publication
 from pushserver.engine.interfaces import PAGE_BYTES
+from pushserver.server.connection import Connection
 
 #: So many channels are read at once for one reply, each with its share of the room.
 TOGETHER: Final = 64
+
+#: Connections of one user that may be given long replies at a time, and the bytes of messages in a reply of another.
+LONG_REPLIES: Final = 8
+SHORT_REPLY: Final = 262_144
 
 #: Bytes of a message in a reply beside its texts: the names of its fields, its numbers, the comma behind it.
 _FRAME: Final = 170
@@ -29,16 +37,18 @@ class ReplyRoom:
     Args:
         readers: how many channels are read for it.
         before: what is in it already.
+        size: bytes of all.
 
     Attributes:
         left: bytes.
     """
 
-    __slots__ = ("_places", "_rest", "_share", "left")
+    __slots__ = ("_places", "_rest", "_share", "_size", "left")
 
-    def __init__(self, readers: int = 1, before: Sequence[Publication] = ()) -> None:
-        self.left = max(0, PAGE_BYTES - sum(map(size_of, before)))
-        self._share = PAGE_BYTES // min(max(readers, 1), TOGETHER)
+    def __init__(self, readers: int = 1, before: Sequence[Publication] = (), size: int = PAGE_BYTES) -> None:
+        self._size = size
+        self.left = max(0, size - sum(map(size_of, before)))
+        self._share = size // min(max(readers, 1), TOGETHER)
         # Most replies tell of no past: these are made for those that do.
         self._places: DeferredSemaphore | None = None
         self._rest: DeferredLock | None = None
@@ -65,7 +75,7 @@ class ReplyRoom:
     @property
     def shared(self) -> bool:
         """Return whether a channel's first page may be smaller than the room."""
-        return self._share < PAGE_BYTES
+        return self._share < self._size
 
     def spend(self, octets: int) -> None:
         """So many bytes that are no messages go into the reply."""
@@ -76,8 +86,40 @@ class ReplyRoom:
         taken: list[Publication] = []
         for message in messages:
             size = size_of(message)
-            if size > self.left and self.left < PAGE_BYTES:
+            if size > self.left and self.left < self._size:
                 break
             self.left = max(0, self.left - size)
             taken.append(message)
         return taken
+
+
+class LongReplies:
+    """Which connections may be given long replies now: a few of each owner, a user's or a stranger's address."""
+
+    __slots__ = ("_counts", "_owners")
+
+    def __init__(self) -> None:
+        #: who may, and whose they were then
+        self._owners: dict[Connection, str] = {}
+        self._counts: dict[str, int] = {}
+
+    def size(self, connection: Connection) -> int:
+        """Return how many bytes of messages the reply that is made now may hold; until `settle` for a long one."""
+        if connection not in self._owners:
+            owner = connection.owner
+            count = self._counts.get(owner, 0)
+            if count >= LONG_REPLIES:
+                return SHORT_REPLY
+            self._owners[connection] = owner
+            self._counts[owner] = count + 1
+        return PAGE_BYTES
+
+    def settle(self, connection: Connection) -> None:
+        """The reply was short, or has been read, or the connection is over."""
+        owner = self._owners.pop(connection, None)
+        if owner is not None:
+            count = self._counts[owner] - 1
+            if count:
+                self._counts[owner] = count
+            else:
+                del self._counts[owner]

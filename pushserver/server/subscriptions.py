@@ -25,6 +25,7 @@ from pushserver.core.permissions import may_subscribe
 from pushserver.core.positions import Position
 from pushserver.core.task import TaskState
 from pushserver.core.tokens import NOBODY, ChannelToken
+from pushserver.engine.interfaces import PAGE_BYTES
 from pushserver.server.channel import CatchUp
 from pushserver.server.channel_tokens import ChannelTokens
 from pushserver.server.concurrency import together
@@ -104,7 +105,8 @@ class Subscriptions:
         waiting = [item for name, item in unique.items() if name not in rejected]
         # Of an output what is kept is told without a position, too.
         readers = sum(item.since is not None or item.channel.startswith(PREFIX) for item in waiting)
-        room = ReplyRoom(readers, asked.before)
+        size = self._hub.long_replies.size(connection) if readers else PAGE_BYTES
+        room = ReplyRoom(readers, asked.before, size)
         while waiting:
             waiting = await self._open_some(connection, waiting, room, results, rejected, opened)
         expiries: dict[str, int] = {}

@@ -88,13 +88,12 @@ class EmulatedLine(ResponseLine):
 
     def ping(self) -> bool:
         self.outbox.write_first(self.connection.dialect.ping())
-        self.outbox.moved = False
+        self.outbox.watch()
         self.inbound.pinged()
         return True
 
     def moves(self) -> bool:
-        moved, self.outbox.moved = self.outbox.moved, False
-        return moved
+        return self.outbox.moves()
 
     def take(self, text: str) -> PostOutcome:
         """Take commands that came in a request. Raises `errors.Invalid` where there are none."""

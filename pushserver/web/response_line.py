@@ -41,6 +41,9 @@ class Body:
         if not self.cut:
             self._request.write(octets)
 
+    def __getattr__(self, name: str) -> Any:  # Any: of the socket under the response
+        return getattr(self._request.transport, name)
+
 
 class Spoken(NamedTuple):
     """What is spoken in one answer. ``name``: what lists of connections call it."""
@@ -88,6 +91,7 @@ class ResponseLine:
             context.counters,
             context.clock,
             context.rooms.hub.turns,
+            context.rooms.hub.long_replies,
         )
         self._ended = False
         self.code = 1005
@@ -101,11 +105,19 @@ class ResponseLine:
         """The request itself showed the token."""
 
     def ping(self) -> bool:
-        self.outbox.write(self.connection.dialect.ping())
-        return False
+        if not self.outbox.stalled:
+            self.outbox.write(self.connection.dialect.ping())
+            return False
+        # Nobody answers on a stream: whoever takes nothing of what waits for it is gone.
+        self.outbox.watch()
+        self.outbox.drained().addCallback(self._reads)
+        return True
+
+    def _reads(self, _: None) -> None:
+        self.connection.pinged_at = 0
 
     def moves(self) -> bool:
-        return False
+        return self.outbox.moves()
 
     def hang_up(self, close: Close, discard: bool) -> None:
         if discard or self.body.cut:

@@ -94,7 +94,13 @@ class WebSocketDoor(AutobahnReader):
             context.counters,
         )
         self._inbound = Inbound(
-            connection, session, context.rooms.requests, context.counters, context.clock, context.rooms.hub.turns
+            connection,
+            session,
+            context.rooms.requests,
+            context.counters,
+            context.clock,
+            context.rooms.hub.turns,
+            context.rooms.hub.long_replies,
         )
         context.rooms.requests.begin(connection)
         self._inbound.open(offer.token)
@@ -272,7 +278,7 @@ class WebSocketDoor(AutobahnReader):
         outbox = self._outbox
         if self.is_up and outbox is not None and self.connection is not None:
             outbox.write_first(self.connection.dialect.ping())
-            outbox.moved = False
+            outbox.watch()
             if self._inbound is not None:
                 self._inbound.pinged()
             # While it is us who do not read, because the engine is slow, nothing can be heard of the client.
@@ -280,11 +286,7 @@ class WebSocketDoor(AutobahnReader):
         return True
 
     def moves(self) -> bool:
-        outbox = self._outbox
-        if outbox is None or not outbox.moved:
-            return False
-        outbox.moved = False
-        return True
+        return self._outbox is not None and self._outbox.moves()
 
     def hang_up(self, close: Close, discard: bool) -> None:
         connection = self.connection

@@ -17,6 +17,9 @@ from tests.attack.rows import NUMBER, TOKEN, Epochs, Row
 GONE: Final = 90.0
 #: Seconds that connecting may take, and what is said at first.
 PATIENCE: Final = 3.0
+#: Bytes that the kernel keeps for a socket that does not read: so few, that replies wait in the server.
+UNREAD: Final = 4096
+
 #: What a proxy says first.
 PROXY_HEAD: Final = b"PROXY TCP4 192.0.2.7 192.0.2.1 1000 80\r\n"
 
@@ -41,7 +44,10 @@ class Way(NamedTuple):
             plain.settimeout(PATIENCE)
             plain.connect(self.address)
         else:
-            plain = socket.create_connection(self.address, PATIENCE)
+            plain = socket.socket(socket.AF_INET)
+            plain.settimeout(PATIENCE)
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD)
+            plain.connect(self.address)
         if raw:
             return plain
         if self.transport == "haproxy:tcp":

@@ -17,7 +17,7 @@ from pushserver.core.positions import Position
 from pushserver.core.publication import Author, body
 from pushserver.engine.interfaces import PAGE_BYTES, InboxRules
 from pushserver.protocols.native.messages import push
-from pushserver.server.reply_room import size_of
+from pushserver.server.reply_room import LONG_REPLIES, SHORT_REPLY, size_of
 from tests.contracts.embedded_backend import EmbeddedBackend
 from tests.contracts.nodes import Backend
 from tests.contracts.redis_backend import RedisBackend
@@ -266,3 +266,58 @@ async def test_a_message_takes_no_more_room_than_is_counted(rig: Rig) -> None:
     page = await rig.node.reading.read_history(operations.ReadHistory("news:a", 10, None, False))
     (message,) = page.messages
     assert len(push(message)) < size_of(message)
+
+
+#: How a client of a user asks for much, by its request.
+LARGE_REQUESTS: dict[str, dict[str, Any]] = {
+    "history": {"channel": "news:a", "limit": 1000},
+    "inbox": {"limit": 200},
+    "subscribe": {"channels": [{"channel": "news:a", "since": {"offset": 0}}]},
+}
+
+
+@pytest.mark.parametrize("request_type", LARGE_REQUESTS)
+async def test_a_user_has_a_few_long_replies_unread(rig: Rig, request_type: str) -> None:
+    data = LARGE_REQUESTS[request_type]
+    channel = "user:ann" if request_type == "inbox" else "news:a"
+    await publish(rig, channel)
+    if request_type == "inbox":
+        # Else all of it is sent behind each sign-in.
+        await rig.engine.inbox.acknowledge("ann", MANY, (await rig.engine.inbox.state("ann")).epoch)
+    epoch = await epoch_of(rig, "news:a")
+    for item in data.get("channels", ()):
+        item["since"]["epoch"] = epoch
+    clients = [await signed_in(rig, "ann") for _ in range(LONG_REPLIES + 2)]
+    for client in clients:
+        client.socket.octets = b""
+        client.socket.blocked = True
+        client.send(request_type, "long", **data)
+
+    def answered(one: Client) -> int:
+        return len(one.socket.octets) if b'"id":"long"' in one.socket.octets else 0
+
+    # Nobody waits for who does not read; who is beyond them has a short answer, and what follows it as ever.
+    await until(rig, lambda: all(map(answered, clients)))
+    sizes = sorted(map(answered, clients))
+    assert max(sizes[:2]) <= SHORT_REPLY + 2 * LONG
+    assert min(sizes[2:]) > PAGE_BYTES - 2 * LONG
+    # Another user has what there is.
+    if request_type != "inbox":
+        assert (await ask(rig, await signed_in(rig, "bob"), "history", channel="news:a", limit=1000))["more"] is True
+    # A reply that is read, and a connection that ends, leave their places to others.
+    reader, goer = [client for client in clients if answered(client) > PAGE_BYTES // 2][:2]
+    reader.socket.unblock()
+    goer.vanish()
+    for _ in range(2):
+        late = await signed_in(rig, "ann")
+        late.socket.octets = b""
+        late.socket.blocked = True
+        late.send(request_type, "long", **data)
+        await until(rig, lambda late=late: answered(late))
+        assert answered(late) > PAGE_BYTES - 2 * LONG
+        clients.append(late)
+    for client in clients:
+        client.vanish()
+    await rig.until_idle()
+    late = await signed_in(rig, "ann")
+    assert rig.node.hub.long_replies.size(late.connection) == PAGE_BYTES

@@ -7,6 +7,7 @@ closing are the real ones; only the kernel and the reactor are played.
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from twisted.internet import tcp
 from twisted.internet.protocol import Protocol
 
+from pushserver.server import outbox as outbox_module
 from pushserver.server.outbox import Outbox, Overflow, Policy, refused
 from pushserver.server.waiting import Mark
 
@@ -282,12 +284,50 @@ def test_corked_answers_leave_in_one_call() -> None:
     assert wire.frames == [b"pong\n"] * 10
 
 
-def test_a_drained_socket_has_moved() -> None:
+def test_a_drained_socket_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As where the system does not say what was taken.
+    monkeypatch.setattr(outbox_module, "untaken", lambda _: None)
     wire = Wire([3, 0])
     wire.outbox.write(b"frame\n")
-    assert not wire.outbox.moved
+    assert not wire.outbox.moves()
     wire.drain()
-    assert wire.outbox.moved
+    assert wire.outbox.moves()
+    assert not wire.outbox.moves()
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+def test_a_long_frame_moves_while_the_other_side_takes_of_it(family: socket.AddressFamily) -> None:
+    with socket.socket(family) as listener, socket.socket(family) as reader:
+        listener.bind(("127.0.0.1", 0) if family is socket.AF_INET else "")
+        listener.listen()
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.connect(listener.getsockname())
+        ours, _ = listener.accept()
+        transport = tcp.Connection(ours, Protocol(), Reactor())
+        transport.connected = 1
+        outbox = Outbox(transport, 1 << 20, Policy.DISCONNECT)
+        outbox.write(b"x" * (16 << 20))
+        assert outbox.stalled
+        outbox.watch()
+        transport.doWrite()
+        while outbox.moves():
+            # What the other side's kernel takes by itself.
+            transport.doWrite()
+        assert not outbox.moves()
+        taken = 0
+        while taken < 1 << 20:
+            taken += len(reader.recv(1 << 16))
+            transport.doWrite()
+        assert outbox.moves()
+        # A frame that begins to wait after the last look has until the next.
+        outbox.watch()
+        outbox._untaken = None
+        assert outbox.moves()
+        ours.close()
+
+
+def test_what_is_no_socket_does_not_say_what_was_taken() -> None:
+    assert outbox_module.untaken(object()) is None
 
 
 def test_whoever_waits_goes_on_when_the_socket_has_drained() -> None:

@@ -19,15 +19,17 @@ import pytest
 import pytest_twisted
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
+from twisted.python.failure import Failure
 from twisted.web.test.requesthelper import DummyRequest
 
 from pushserver.config.sections import DeliverySection, RateLimitsSection, ServerSection
 from pushserver.core import errors
 from pushserver.core.positions import Position
 from pushserver.core.rate_limit import KeyedTokenBuckets
-from pushserver.server import clock
+from pushserver.server import clock, outbox
 from pushserver.server.cluster import PostOutcome
 from pushserver.server.connection import Connection
 from pushserver.server.outbox import Policy
@@ -534,8 +536,13 @@ class PaperRequest(DummyRequest):  # type: ignore[misc]
             self.requestHeaders.addRawHeader("last-event-id", last_id)
         self.args = {b"channels": [channels.encode()]}
         self.transport = SimpleNamespace(getPeer=lambda: IPv4Address("TCP", "192.0.2.1", 1))
-        self.blocked = False
+        self.blocked = self.aborted = False
         self.producer: Any = None
+        self.channel = self
+
+    def forceAbortClient(self) -> None:
+        self.aborted = True
+        self.processingFailed(Failure(ConnectionLost()))
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         self.producer = producer
@@ -696,6 +703,29 @@ def test_an_id_that_is_none_holds_nothing() -> None:
     ids = EventIds()
     ids.set("news:a", 3, "e")
     assert positions_of(ids.id().decode(), ["news:a", "news:b"]) == {"news:a": Position(3, "e")}
+
+
+async def test_a_stream_that_takes_nothing_ends_and_one_that_takes_something_stays(
+    streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, sleeps = [await streams.open(Policy.DISCONNECT, "public:a") for _ in range(2)]
+    taken = iter(range(1_000_000, 0, -1))
+    monkeypatch.setattr(outbox, "untaken", lambda body: next(taken) if body._request is reads else 1_000)
+    reads.blocked = sleeps.blocked = True
+    await streams.publish("public:a", "waits")
+    for _ in range(60):
+        streams.rig.clock.advance(1)
+    await streams.rig.until_idle()
+    assert (sleeps.aborted, reads.aborted) == (True, False)
+    assert streams.node.counters.closes[3012] == 1
+    reads.unblock()
+    # It is asked again, as ever, from when nothing waits.
+    reads.written.clear()
+    for _ in range(30):
+        streams.rig.clock.advance(1)
+    assert b":" in b"".join(reads.written)
+    assert reads.events == []
+    reads.finish()
 
 
 async def test_who_does_not_read_its_answers_is_not_asked_for_more(streams: Streams) -> None:

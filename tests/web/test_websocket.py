@@ -20,6 +20,7 @@ from pushserver.core.errors import Close, Invalid
 from pushserver.core.protocol import ClientProtocol, Endpoint
 from pushserver.protocols import rfc6455
 from pushserver.server.clock import Clock
+from pushserver.server.reply_room import LongReplies
 from pushserver.server.stats import Counters
 from pushserver.server.user_turns import UserTurns
 from pushserver.web.context import Context, NodeRooms, Sections
@@ -55,7 +56,7 @@ def context(
 
     names = ("begin", "leave", "forget", "closing", "left_out", "route_changed")
     clock = Clock(reactor or task.Clock(), lambda: 1_700_000_000_000)
-    room: Any = SimpleNamespace(**dict.fromkeys(names, nothing), turns=UserTurns(clock))
+    room: Any = SimpleNamespace(**dict.fromkeys(names, nothing), turns=UserTurns(clock), long_replies=LongReplies())
     rooms = NodeRooms(
         node="here",
         nodes=list,  # type: ignore[arg-type,return-value]
