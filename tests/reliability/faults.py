@@ -450,10 +450,10 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=60, help="users; every third has a second device")
     parser.add_argument("--only", action="append", choices=PARTS, help="this part; repeatable")
     options = parser.parse_args(words)
+    print(f"seed {options.seed}", flush=True)
     if without := missing(options.only or PARTS):
         print(without, file=sys.stderr)
         return True
-    print(f"seed {options.seed}", flush=True)
     failed = []
     for name in options.only or PARTS:
         with tempfile.TemporaryDirectory(prefix="faults-") as place:
