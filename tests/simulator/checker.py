@@ -568,7 +568,10 @@ class Checker:
     def _judge_inboxes(self, at: float) -> None:
         absent: dict[str, list[str]] = defaultdict(list)
         for call, user, key in self._due():
-            subjects = _keys_of(f"user:{user}") | (INGEST if call.what == "entry" else frozenset())
+            subjects = _keys_of(f"user:{user}")
+            if call.what == "entry":
+                # Until it is carried out it needs the task that it ends.
+                subjects |= INGEST | ({f"task:{key}"} if _ends(call) else set())
             if self._call_lost(call, subjects) or key in self._deleted[user]:
                 continue
             for device in self._devices.values():

@@ -199,6 +199,19 @@ def test_keys_that_are_gone_excuse_what_they_held_alone(keys: list[str], broken:
     assert rules(story) == broken
 
 
+@pytest.mark.parametrize(("key", "broken"), [
+    ("push:task:t", set()), ("push:task:other", {"delivered"}), ("push:output:main/t", {"delivered"}),
+])  # fmt: skip
+def test_the_end_of_a_task_that_is_gone_is_not_due(key: str, broken: set[str]) -> None:
+    story = good()
+    story.call("entry", {"userId": "ann", "taskId": "t"}, {})
+    story.add("data_lost", since=0, keys=[key])
+    assert rules(story) == broken
+    # What ends without a word after it is due all the same.
+    story.call("entry", {"userId": "ann", "taskId": "t2"}, {})
+    assert rules(story) == {"delivered"}
+
+
 def test_what_waits_to_be_carried_out_is_due_until_it_may_have_been_lost() -> None:
     story = good()
     story.call("entry", {"userId": "ann", "messageId": "c"}, {})
