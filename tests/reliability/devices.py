@@ -24,15 +24,18 @@ START, SETTLING = 60.0, 120.0
 
 
 class StreamClient(Client):
-    """A device that reads server-sent events, acknowledges nothing, and comes back with the last event's id alone."""
+    """A device that reads server-sent events, acknowledges nothing, and comes back with the last event's id alone.
+
+    An id is opaque: the device remembers where it stood itself when that came, as far as it can know.
+    """
 
     kind: ClassVar[dict[str, Any]] = {"stream": True}
 
     def __init__(self, cluster: Cluster, books: Books, device: str, chance: random.Random) -> None:
         super().__init__(cluster, books, device, chance, acks=False)
         self._last_id = ""
-        #: where it stood when that came
-        self._stood: dict[str, Any] | None = None
+        #: where it stood when that came; None: where only the server knows it
+        self._stood: dict[str, dict[str, Any] | None] = {}
         self._begun = False
 
     async def _visit(self, node: Server) -> None:
@@ -76,18 +79,39 @@ class StreamClient(Client):
             else:
                 self._take(message, idSize=size)
         if "id" in fields:
-            self._last_id, self._stood = fields["id"], self._positions.get(HISTORY_CHANNEL)
+            self._last_id = fields["id"]
+            # What an id says of a channel that tells of nothing any more holds until it is said anew.
+            self._stood |= self._positions
 
     def _begin(self, data: dict[str, Any]) -> None:
-        # What its last event's id says of the inbox the server alone knows.
-        own = f"user:{self._user}"
-        results = {own: data["results"][own]} if own in data["results"] else {}
-        self.record.signed_in({own: None} if self._last_id else {}, results, data)
-        self.record.subscribed({} if self._stood is None else {HISTORY_CHANNEL: self._stood}, data)
+        """The first message: it is signed in, and subscribed to its channels."""
+        own, results = f"user:{self._user}", data["results"]
+        result, since = results.get(own), self._stood.get(HISTORY_CHANNEL)
+        at = {own: self._stood[own]} if own in self._stood else {}
+        self.record.signed_in(at, {} if result is None else {own: result}, data)
+        # Of the user's own channel, and of what goes to everybody, the answer tells too: they are no subscriptions.
+        asked = {name: results[name] for name in (HISTORY_CHANNEL, LIVE_CHANNEL) if name in results}
+        self.record.subscribed({} if since is None else {HISTORY_CHANNEL: since}, data | {"results": asked})
         if data["rejected"]:
             raise ConnectionError(f"not all is to be had now: {data['rejected']}")
+        self._stand(own, data["inbox"], result)
         self._begun = self.connected = True
-        self._subscribed(data["results"][HISTORY_CHANNEL], self._stood)
+        self._subscribed(results[HISTORY_CHANNEL], since)
+
+    def _stand(self, own: str, inbox: dict[str, Any], result: dict[str, Any] | None) -> None:
+        """Work out where the stream stands in the inbox before anything of it comes."""
+        at, known = self._stood.get(own), None
+        if inbox["pending"] == 0:
+            known = inbox["offset"]
+        elif own not in self._stood:
+            known = inbox["acked"]
+        elif at is not None and (at["epoch"] == inbox["epoch"] or (result is not None and result["recovered"])):
+            known = at["offset"]
+        if known is None:
+            self._stood[own] = None
+            self._positions.pop(own, None)
+        else:
+            self._positions[own] = {"offset": known, "epoch": inbox["epoch"]}
 
 
 def stream(cluster: Cluster, books: Books, user: str, seed: int) -> Client:

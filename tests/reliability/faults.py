@@ -29,7 +29,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,7 +75,7 @@ async def reload_without_saving(nodes: Cluster, books: Books, chance: random.Ran
     since = books.history.now
     await asyncio.to_thread(nodes.redis.command, "SAVE")
     await asyncio.sleep(chance.uniform(0.5, 2.0))
-    books.era += 1
+    books.losing = True
     said = await asyncio.to_thread(nodes.redis.command, "DEBUG", "RELOAD", "NOSAVE")
     books.lose(since)
     if not said.startswith("+OK"):
@@ -191,7 +191,7 @@ async def evict(nodes: Cluster, books: Books, chance: random.Random) -> None:
         line.split(":", 1) for line in command("INFO", "memory").splitlines() if ":" in line and line[0] not in "$#"
     )
     # What was kept may be gone, without a word.
-    books.era += 1
+    books.losing = True
     await asyncio.to_thread(command, "CONFIG", "SET", "notify-keyspace-events", "Ee")
     reader, writer = await asyncio.open_unix_connection(nodes.redis.path)
     try:
@@ -249,6 +249,12 @@ def _library() -> str:
     """Return where libfaketime is, as its own program finds it."""
     asked = subprocess.run(["faketime", "-m", "now", "printenv", "LD_PRELOAD"], capture_output=True, text=True)
     return asked.stdout.strip()
+
+
+def missing(parts: Iterable[str]) -> str:
+    """Return in one line which program these parts want that is not here, or nothing."""
+    wanted = "clocks" in parts and shutil.which("faketime") is None
+    return "the part clocks wants the program faketime: install Debian's package of that name" if wanted else ""
 
 
 def set_clock(clock: Path, seconds: int) -> None:
@@ -341,7 +347,7 @@ def _losing(fault: Fault) -> Fault:
 
     async def losing(nodes: Cluster, books: Books, chance: random.Random) -> None:
         since = books.history.now - BEHIND * 1000
-        books.era += 1
+        books.losing = True
         await fault(nodes, books, chance)
         books.lose(since)
 
@@ -445,6 +451,9 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--only", action="append", choices=PARTS, help="this part; repeatable")
     options = parser.parse_args(words)
     print(f"seed {options.seed}", flush=True)
+    if without := missing(options.only or PARTS):
+        print(without, file=sys.stderr)
+        return True
     failed = []
     for name in options.only or PARTS:
         with tempfile.TemporaryDirectory(prefix="faults-") as place:

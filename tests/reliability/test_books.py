@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -42,7 +43,8 @@ def push(offset: int, epoch: str = "e") -> dict[str, Any]:
 
 def answer(to: int, newest: int, messages: list[dict[str, Any]], recovered: bool = True) -> dict[str, Any]:
     result = {"recovered": recovered, "offset": newest, "epoch": "e", "messages": messages}
-    data = {"results": {HISTORY_CHANNEL: result}, "rejected": {}, "inbox": {}, "tasks": []}
+    inbox = {"offset": 0, "epoch": "e", "acked": 0, "pending": 0}
+    data = {"results": {HISTORY_CHANNEL: result}, "rejected": {}, "inbox": inbox, "tasks": []}
     return {"type": "subscription_success", "to": to, "data": data}
 
 
@@ -132,6 +134,49 @@ def test_what_comes_on_a_stream_into_the_inbox_has_arrived() -> None:
     assert books.received == {"ann/stream": {"m"}}
 
 
+def begun(books: Books) -> list[tuple[Any, Any, Any]]:
+    """Return of each beginning of a stream what it came with into its inbox, what was answered of that, and the
+    channels that it is said to have subscribed to."""
+    lines = [json.loads(line) for line in books.history.lines]
+    return [
+        (first["given"].get("user:ann", "nothing"), list(first["results"]), list(then["results"]))
+        for first, then in itertools.pairwise(lines)
+        if (first["event"], then["event"]) == ("signed_in", "subscribed")
+    ]
+
+
+def test_a_stream_writes_down_where_it_stood_in_its_inbox() -> None:
+    def first(own: dict[str, Any] | None, **inbox: Any) -> dict[str, Any]:
+        said = answer(0, 3, [])
+        results = said["data"]["results"] | {"system": {"recovered": True, "offset": 0, "epoch": "e", "messages": []}}
+        results |= {} if own is None else {"user:ann": own | {"messages": []}}
+        return said | {"data": said["data"] | {"results": results, "inbox": said["data"]["inbox"] | inbox}}
+
+    notice = push(5) | {"type": "user_notification", "channel": "user:ann", "messageId": "m"}
+    here, elsewhere = (
+        {"recovered": known, "offset": 7, "epoch": epoch} for known, epoch in ((True, "e"), (False, "f"))
+    )
+    _, books = stream_of(
+        ("a", first(None, offset=6, acked=2, pending=4)),
+        ("b", first(here, offset=7, acked=2, pending=5)),
+        ("c", notice),
+        ("d", first(here, offset=7, acked=2, pending=2)),
+        ("e", first(elsewhere, offset=7, epoch="f", acked=0, pending=7)),
+        ("f", first(here | {"epoch": "f"}, offset=7, epoch="f", acked=0, pending=0)),
+        ("g", first(here | {"epoch": "f"}, offset=8, epoch="f", acked=0, pending=1)),
+    )
+    own = ["user:ann"]
+    assert begun(books) == [
+        ("nothing", [], [HISTORY_CHANNEL]),
+        ([2, "e"], own, [HISTORY_CHANNEL]),
+        ([5, "e"], own, [HISTORY_CHANNEL]),
+        ([5, "e"], own, [HISTORY_CHANNEL]),
+        # Of another epoch, of which it was not told where what follows begins.
+        (None, own, [HISTORY_CHANNEL]),
+        ([7, "f"], own, [HISTORY_CHANNEL]),
+    ]
+
+
 async def test_what_a_reader_of_a_task_that_ended_has_not_read_is_a_fault() -> None:
     books, read = Books(), ReadText()
     writing = Writing("t", "u", 0, b"abc", readers=[read])
@@ -142,7 +187,12 @@ async def test_what_a_reader_of_a_task_that_ended_has_not_read_is_a_fault() -> N
     judge(books, writing)
     assert (books.outputs_read, len(books.faults)) == (1, 1)
     # Redis came back with other data: what is gone is nobody's fault.
-    books.era += 1
+    books.losing = True
     read.octets = b""
     judge(books, writing)
-    assert (books.outputs_lost, len(books.faults)) == (1, 1)
+    books.lose()
+    judge(books, writing)
+    assert (books.outputs_lost, len(books.faults)) == (2, 1)
+    # What was begun after that is whole.
+    judge(books, Writing("t2", "u", books.era, b"abc", readers=[read]))
+    assert (books.outputs_lost, len(books.faults)) == (2, 2)

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.faults import PARTS, play
+from tests.reliability.faults import PARTS, main, play
+
+
+def test_a_program_that_is_not_here_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert main(["--seed", "3"]) == 1
+    said = capsys.readouterr()
+    assert said.out == "seed 3\n"
+    assert said.err == "the part clocks wants the program faketime: install Debian's package of that name\n"
 
 
 @pytest.mark.full

@@ -40,10 +40,13 @@ def replaced(number: int, program: Path | None, kill: bool) -> Fault:
     """Return the step that replaces a node by a server of these programs, stopped before or killed."""
 
     async def replace(nodes: Cluster, books: Books, chance: random.Random) -> None:
-        if not kill:
+        if kill:
+            await asyncio.to_thread(nodes.nodes[number].kill)
+        else:
             status = await asyncio.to_thread(nodes.nodes[number].terminate)
             if status != -15:
                 books.faults.append(f"a node ended with status {status} after SIGTERM")
+        # Only now: whoever looks for a node of the newer version must not find the older one here.
         nodes.programs[number] = program
         await asyncio.to_thread(nodes.restart, number)
 

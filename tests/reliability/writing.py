@@ -49,7 +49,7 @@ class Writing:
 
     def is_whole(self, books: Books) -> bool:
         """Return whether all that was answered has to be there."""
-        return self.era == books.era
+        return books.is_whole(self.era)
 
     def unread(self) -> int:
         """Return how many readers have not read to the end what was written."""

@@ -132,6 +132,8 @@ class DeviceView:
     tasks_ended: set[str] = field(default_factory=set)
     #: by task: attempt, version and state that were shown last on this connection
     tasks: dict[str, tuple[int, int, Any]] = field(default_factory=dict)
+    #: tasks that ended, went with the data and were begun anew, which is still to be told: when, and what was seen
+    untold: list[tuple[float, str]] = field(default_factory=list)
     #: by user: the status that was told last, and the one that was read at the end
     statuses: dict[str, str] = field(default_factory=dict)
     final_statuses: dict[str, str] = field(default_factory=dict)
@@ -473,14 +475,19 @@ class Checker:
             if channel == own:
                 device.began = None
                 device.tasks = {}
+                device.untold = []
 
     def _lost(self, device: DeviceView, line: Line) -> None:
+        # It comes back with nothing but what it is answered then.
+        device.untold = []
         self._count_losses(device, line["at"])
         device.followers = defaultdict(Follower)
         device.began = None
 
     def _device(self, device: DeviceView, line: Line) -> None:
         device.connected, device.wanted = line["connected"], line["wanted"]
+        for at, text in device.untold:
+            self._broken("task-final", at, f"{text}, and it was not told of a loss")
         self._count_losses(device, line["at"])
 
     def _count_losses(self, device: DeviceView, at: float) -> None:
@@ -510,9 +517,13 @@ class Checker:
                     "task-backwards", at, f"{device.name}: {task} went from version {shown[1]} to {state['version']}"
                 )
             if attempt == shown[0] and shown[2]["status"] in FINAL and state["status"] != shown[2]["status"]:
-                self._broken(
-                    "task-final", at, f"{device.name}: {task} was {shown[2]['status']} and is {state['status']}"
-                )
+                text = f"{device.name}: {task} was {shown[2]['status']} and is {state['status']}"
+                anew = state.get("createdAt") != shown[2].get("createdAt") and state["version"] > shown[1]
+                if anew and self._may_be_lost(0, at, frozenset({f"task:{task}"})):
+                    # One node carries out what is left once more while another has still to tell of the loss.
+                    device.untold.append((at, text))
+                else:
+                    self._broken("task-final", at, text)
         device.tasks[task] = (attempt, state["version"], state)
 
     # -- the end ------------------------------------------------------------------------------------------------------
@@ -568,7 +579,10 @@ class Checker:
     def _judge_inboxes(self, at: float) -> None:
         absent: dict[str, list[str]] = defaultdict(list)
         for call, user, key in self._due():
-            subjects = _keys_of(f"user:{user}") | (INGEST if call.what == "entry" else frozenset())
+            subjects = _keys_of(f"user:{user}")
+            if call.what == "entry":
+                # Until it is carried out it needs the task that it ends.
+                subjects |= INGEST | ({f"task:{key}"} if _ends(call) else set())
             if self._call_lost(call, subjects) or key in self._deleted[user]:
                 continue
             for device in self._devices.values():

@@ -199,6 +199,40 @@ def test_keys_that_are_gone_excuse_what_they_held_alone(keys: list[str], broken:
     assert rules(story) == broken
 
 
+def begun_anew(created: int | None, version: int, keys: list[str] | None, told: bool) -> set[str]:
+    story = good()
+    story.task("laptop", 2, "completed")
+    story.add("data_lost", since=0, **({} if keys is None else {"keys": keys}))
+    story.task("laptop", version, "pending")
+    story.tasks.append(story.lines[-1]["data"])
+    story.tasks[0]["createdAt"] = created
+    if told:
+        story.add("told", device="laptop", connection=1, what="resync", data={"channel": "user:ann"})
+    return rules(story)
+
+
+def test_a_task_that_went_with_the_data_may_begin_anew_and_is_told_of() -> None:
+    assert begun_anew(1, 3, None, told=True) == set()
+    assert begun_anew(1, 3, ["push:task:t"], told=True) == set()
+    assert "task-final" in begun_anew(1, 3, None, told=False)
+    assert "task-final" in begun_anew(None, 3, None, told=True)
+    assert "task-final" in begun_anew(1, 3, ["push:task:other"], told=True)
+    assert "task-backwards" in begun_anew(1, 1, None, told=True)
+
+
+@pytest.mark.parametrize(("key", "broken"), [
+    ("push:task:t", set()), ("push:task:other", {"delivered"}), ("push:output:main/t", {"delivered"}),
+])  # fmt: skip
+def test_the_end_of_a_task_that_is_gone_is_not_due(key: str, broken: set[str]) -> None:
+    story = good()
+    story.call("entry", {"userId": "ann", "taskId": "t"}, {})
+    story.add("data_lost", since=0, keys=[key])
+    assert rules(story) == broken
+    # What ends without a word after it is due all the same.
+    story.call("entry", {"userId": "ann", "taskId": "t2"}, {})
+    assert rules(story) == {"delivered"}
+
+
 def test_what_waits_to_be_carried_out_is_due_until_it_may_have_been_lost() -> None:
     story = good()
     story.call("entry", {"userId": "ann", "messageId": "c"}, {})
