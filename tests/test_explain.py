@@ -30,7 +30,7 @@ interval = "1h"
 [inbox]
 max_messages = 20
 [tasks]
-stale_after = "5s"
+stale_after = "40s"
 [rate_limits]
 messages_per_second = 5
 burst = 5
@@ -180,7 +180,7 @@ def test_the_first_finding_names_the_cause(scene: Scene, user: str) -> None:
 @pytest.mark.parametrize("user", FAULTS)
 def test_it_does_so_in_time(scene: Scene, user: str) -> None:
     make, words = FAULTS[user]
-    if not scene.findings(user):
+    if words not in next(iter(scene.findings(user)), ""):
         make(scene)
     wait_until(lambda: explained(scene.server, user, words), describe=words)
 
