@@ -27,6 +27,7 @@ from tests.rawsocket import TEXT, RawSocket, frame
 CONFIG = """
 [heartbeat]
 interval = "1h"
+timeout = "1h"
 [inbox]
 max_messages = 20
 [tasks]

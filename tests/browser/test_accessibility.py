@@ -78,7 +78,7 @@ VIEWS = {
 
 def test_the_operators_page(browser: str, stage: Stage, start_server: Callable[..., Server]) -> None:
     # Who is shown answers no ping for as long as a browser takes.
-    server = start_server(dev=True, config='[heartbeat]\ninterval = "1h"\n')
+    server = start_server(dev=True, config='[heartbeat]\ninterval = "1h"\ntimeout = "1h"\n')
     stage("browser", kind=browser)
     with RawSocket(server.port) as ann, RawSocket(server.port) as nobody:
         ann.upgrade()
@@ -111,8 +111,8 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with so many connections, of a user each."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-    # Nobody here answers a ping.
-    config = f'[server]\nmax_connections = {CROWD + 100}\npage = true\n[heartbeat]\ninterval = "1h"\n'
+    # Nobody here answers a ping, and those are spread over the hour: it is waited for as long.
+    config = f'[server]\nmax_connections = {CROWD + 100}\npage = true\n[heartbeat]\ninterval = "1h"\ntimeout = "1h"\n'
     server = start(tmp_path_factory.mktemp("crowded"), config=config)
     with ExitStack() as stack:
         stack.callback(server.stop)
