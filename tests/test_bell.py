@@ -23,7 +23,7 @@ import pytest
 
 from tests.app.workers.test_supervisor import children
 from tests.engine.redis.servers import RedisServer
-from tests.harness import ROOT, Server, start
+from tests.harness import PATIENCE, ROOT, Server, start
 from tests.js_stage import Stage
 from tests.test_pushclient_js import NODE, TESTS, program, run
 from tests.test_pushclient_js import browser as browser
@@ -254,7 +254,7 @@ class Bells:
 
     def agree(self) -> None:
         """Until every tab shows what the server has, from the newest on, and every count is the server's."""
-        began, deadline = time.monotonic(), time.monotonic() + 60
+        began, deadline = time.monotonic(), time.monotonic() + PATIENCE
         while (differ := self.compare()) and time.monotonic() < deadline:
             time.sleep(0.02)
         self.longest = max(self.longest, time.monotonic() - began)
@@ -337,7 +337,7 @@ def test_the_inbox_and_a_token_for_a_channel(
     for title in ("a", "b", "c"):
         server.api("POST", "/api/notify", {"userId": "42", "data": title})
     tokens = [server.token("42"), server.token("42", channel="doc:17"), server.token("42", channel="doc:18")]
-    done = run(program("node"), str(TESTS / "inbox_walk.mjs"), server.ws_url, transport, *tokens, timeout=60)
+    done = run(program("node"), str(TESTS / "inbox_walk.mjs"), server.ws_url, transport, *tokens)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
         "unread": [1, 1],
@@ -368,7 +368,7 @@ def soak(
             playing.stdin.write("\n")
             playing.stdin.flush()
             meanwhile()
-            said, wrong = playing.communicate(timeout=600)
+            said, wrong = playing.communicate(timeout=2 * PATIENCE)
             assert playing.returncode == 0, f"{wrong}\n{server.log[-20_000:]}"
             print(said)
         finally:

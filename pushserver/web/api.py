@@ -139,14 +139,15 @@ class ApiKeys:
 
     def _digest(self, request: Request) -> bytes:
         """Return the digest of the key that a request shows; it is asked for at the head, and again with the body."""
-        known: bytes | None = getattr(request, "key_digest", None)
-        if known is not None:
-            return known
-        given = self.given(request)
-        digest = b"" if given is None else sha256(given.encode("utf-8", "surrogateescape")).digest()
-        if isinstance(request, BoundedRequest):
-            request.key_digest = digest
-        return digest
+        if not isinstance(request, BoundedRequest):
+            return self._digest_of(request)
+        if request.key_digest is None:
+            request.key_digest = self._digest_of(request)
+        return request.key_digest
+
+    def _digest_of(self, request: Request) -> bytes:
+        key = self.given(request)
+        return b"" if key is None else sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
 class KeyCheck:

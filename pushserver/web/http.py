@@ -50,15 +50,18 @@ def too_large() -> Refusal:
 
 def headers_of(request: Request) -> dict[str, str]:
     """A request's headers by lower-case name, repeated ones joined: to be read only, a `BoundedRequest` keeps them."""
-    named = getattr(request, "named", None)
-    if named is None:
-        named = {
-            name.decode("latin-1").lower(): b", ".join(values).decode("latin-1")
-            for name, values in request.requestHeaders.getAllRawHeaders()
-        }
-        if isinstance(request, BoundedRequest):
-            request.named = named
-    return named
+    if not isinstance(request, BoundedRequest):
+        return _by_name(request)
+    if request.named is None:
+        request.named = _by_name(request)
+    return request.named
+
+
+def _by_name(request: Request) -> dict[str, str]:
+    return {
+        name.decode("latin-1").lower(): b", ".join(values).decode("latin-1")
+        for name, values in request.requestHeaders.getAllRawHeaders()
+    }
 
 
 def argument(request: Request, name: str) -> str | None:

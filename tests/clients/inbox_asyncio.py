@@ -15,7 +15,13 @@ import json
 import sys
 from typing import Any
 
-from pushserver.client import Client, ClientError, State
+from pushserver.client import Client, ClientError, Retry, Settings, State
+from tests.harness import PATIENCE
+
+#: Soon back, and no request given up, however long its node takes to come back.
+SETTINGS = Settings(
+    retry=Retry(first=0.2, next=0.2, factor=1.0, cap=0.2), connect_timeout=PATIENCE, request_timeout=PATIENCE
+)
 
 
 def counts(unread: Any) -> Any:
@@ -42,7 +48,7 @@ async def carry_out(client: Client, command: dict[str, Any]) -> dict[str, Any]:
 
 
 async def main(url: str, token: str) -> None:
-    async with Client(url, token=token, proxy=None) as client:
+    async with Client(url, token=token, proxy=None, settings=SETTINGS, open_timeout=PATIENCE) as client:
         while line := await asyncio.to_thread(sys.stdin.readline):
             try:
                 answer = await carry_out(client, json.loads(line))

@@ -17,7 +17,7 @@ from tests.cluster.conftest import CONFIG, Deployment
 from tests.cluster.talk import Talks
 from tests.harness import Server, wait_until
 from tests.rawsocket import RawSocket
-from tests.test_explain import LIMIT_UNANSWERED, explained
+from tests.test_explain import explained
 
 pytestmark = pytest.mark.full
 
@@ -101,7 +101,7 @@ def test_a_node_that_does_not_answer(place: Deployment, talk: Talks) -> None:
     wait_until(lambda: not first(one, "42").startswith("No answer"))
     with stopped(two.pid):
         words = "No answer from push-2: who is connected there, and why not, cannot be told."
-        wait_until(lambda: explained(one, "42", words, LIMIT_UNANSWERED))
+        wait_until(lambda: explained(one, "42", words))
 
 
 def test_redis_that_does_not_answer(place: Deployment, talk: Talks) -> None:
@@ -111,10 +111,10 @@ def test_redis_that_does_not_answer(place: Deployment, talk: Talks) -> None:
     )
     talk(server, "42")
     redis.pause()
-    wait_until(lambda: explained(server, "42", "The engine of node "), 30)
+    wait_until(lambda: explained(server, "42", "The engine of node "))
     assert " cannot answer: " in first(server, "42")
     redis.resume()
-    wait_until(lambda: " cannot answer: " not in first(server, "42"), 30)
+    wait_until(lambda: " cannot answer: " not in first(server, "42"))
 
 
 def test_redis_that_answers_slowly(place: Deployment, talk: Talks) -> None:
@@ -124,7 +124,7 @@ def test_redis_that_answers_slowly(place: Deployment, talk: Talks) -> None:
         talk(server, "42")
         assert " answers slowly: " not in first(server, "42")
         way.late = LATE
-        wait_until(lambda: explained(server, "42", " answers slowly: an operation takes "), 60)
+        wait_until(lambda: explained(server, "42", " answers slowly: an operation takes "))
     finally:
         way.close()
 
@@ -136,5 +136,5 @@ def test_a_link_that_is_gone_without_a_word(place: Deployment) -> None:
         client.upgrade()
         client.ask({"type": "auth", "id": 1, "data": {"token": server.token("42")}})
         # Nothing of it comes any more, as from a device that lost its network.
-        wait_until(lambda: explained(server, "42", "The link of connection"), 40)
+        wait_until(lambda: explained(server, "42", "The link of connection"))
         assert "is half-open: it has not answered for" in first(server, "42")

@@ -3,6 +3,8 @@ import { Driven, tab } from './driven.js';
 
 /** What a key that writes nothing is known by. */
 const CODES = { Backspace: 8, Tab: 9, Enter: 13, Escape: 27 };
+/** The modifier of a key that is pressed with Shift. */
+const SHIFT = 8;
 
 export class Chromium extends Driven {
   /** `dark`: as where somebody prefers that, and no motion. */
@@ -32,10 +34,11 @@ export class Chromium extends Driven {
       close: () => this.call('Target.closeTarget', { targetId }),
       reload: () => call('Page.reload'),
       size: (width, height) => call('Emulation.setDeviceMetricsOverride', { width, height, deviceScaleFactor: 1, mobile: width < 600 }),
-      /** Press a key, and let it go: the name of one, or what it writes. */
+      /** Press a key, and let it go: the name of one (`Shift+Tab` too), or what it writes. */
       press: async (key) => {
-        const pressed = { key, windowsVirtualKeyCode: CODES[key] };
-        await call('Input.dispatchKeyEvent', { ...pressed, type: 'keyDown', text: key === 'Enter' ? '\r' : CODES[key] ? undefined : key });
+        const name = key.replace('Shift+', '');
+        const pressed = { key: name, windowsVirtualKeyCode: CODES[name], modifiers: name === key ? 0 : SHIFT };
+        await call('Input.dispatchKeyEvent', { ...pressed, type: 'keyDown', text: name === 'Enter' ? '\r' : CODES[name] ? undefined : name });
         await call('Input.dispatchKeyEvent', { ...pressed, type: 'keyUp' });
       },
       // Without motion, so that no colour is on its way to another one.

@@ -8,6 +8,9 @@ import { createInterface } from 'node:readline';
 
 const { WebSocket } = createRequire(new URL('../node/package.json', import.meta.url))('ws');
 
+/** ms that a browser on a busy machine may take for what a test waits for. */
+const PATIENCE = 300_000;
+
 export class Driven {
   #process;
   #socket;
@@ -79,8 +82,8 @@ export class Driven {
 export function tab(run, more) {
   return {
     run,
-    /** Waits until an expression is truthy. */
-    async until(expression, limit = 60000) {
+    /** Waits until an expression is truthy. `limit`: ms after which it never comes. */
+    async until(expression, limit = PATIENCE) {
       const end = Date.now() + limit;
       for (;;) {
         // A page that is left takes what was asked in it along.

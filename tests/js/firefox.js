@@ -21,6 +21,7 @@ const PREFERENCES = {
 const DARK = { 'layout.css.prefers-color-scheme.content-override': 0, 'ui.prefersReducedMotion': 1 };
 /** What WebDriver calls a key that writes nothing. */
 const KEYS = { Backspace: '\uE003', Tab: '\uE004', Enter: '\uE007', Escape: '\uE00C' };
+const SHIFT = '\uE008';
 
 export class Firefox extends Driven {
   /** `dark`: as where somebody prefers that, and no motion. */
@@ -51,10 +52,14 @@ export class Firefox extends Driven {
       close: () => this.call('browsingContext.close', { context }),
       reload: () => this.call('browsingContext.reload', { context, wait: 'none' }),
       size: (width, height) => this.call('browsingContext.setViewport', { context, viewport: { width, height } }),
-      /** Press a key, and let it go: the name of one, or what it writes. */
+      /** Press a key, and let it go: the name of one (`Shift+Tab` too), or what it writes. */
       press: (key) => {
-        const value = KEYS[key] ?? key;
-        const actions = ['keyDown', 'keyUp'].map((type) => ({ type, value }));
+        const name = key.replace('Shift+', '');
+        const values = [...(name === key ? [] : [SHIFT]), KEYS[name] ?? name];
+        const actions = [
+          ...values.map((value) => ({ type: 'keyDown', value })),
+          ...values.toReversed().map((value) => ({ type: 'keyUp', value })),
+        ];
         return this.call('input.performActions', { context, actions: [{ type: 'key', id: 'keyboard', actions }] });
       },
       screenshot: async () => (await this.call('browsingContext.captureScreenshot', { context })).data,

@@ -127,6 +127,20 @@ test('a page that a change has overtaken is read once more', async () => {
   assert.equal(s.line.asked.length, 1, 'now it is certain');
 });
 
+test('of two reads under way the older one is not believed, though it is answered last', async () => {
+  const s = stage({ epoch: 'e', offset: 9, unread: counts(2) });
+  const older = s.ask('inbox', {});
+  s.list.changed({ offsets: [9], epoch: 'e', deleted: true, unread: counts(1) });
+  await s.ask('inbox', { limit: 1, unread: true })(page([kept(8)], { unread: counts(1) }));
+  await older(page([kept(9), kept(8)], { unread: counts(2) }));
+  assert.deepEqual(s.now.unread, counts(1));
+  await s.line.clock.advance(300);
+  await s.answer(page([kept(8)], { unread: counts(1) }));
+  assert.deepEqual([s.offsets, s.now.unread], [[8], counts(1)]);
+  await s.line.clock.advance(10_000);
+  assert.equal(s.line.asked.length, 1, 'now it is certain');
+});
+
 test('a change that overtakes a count alone is counted once more, and no message is read for it', async () => {
   const s = stage({ epoch: 'e', offset: 9, unread: counts(2) });
   await s.ask('inbox', { limit: 2 })(page([kept(9), kept(8)], { more: true, unread: counts(2) }));

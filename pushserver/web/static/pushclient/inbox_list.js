@@ -24,8 +24,8 @@ export function createInboxList(line, { ackDelay }, isWanted = false) {
   let inbox = NO_INBOX;
   /** Down to which offset the list is whole, also where what stood there was deleted since. */
   let bottom = Infinity;
-  /** Reads under way. */
-  let reads = 0;
+  /** Reads under way, each with what came since it was asked, as below: their answers may come in another order. */
+  const reads = new Set();
   /** What came since the counts were last certain: 1 a message, 2 counts without a place; 4 beside: they will be asked for. */
   let doubt = 0;
 
@@ -42,6 +42,11 @@ export function createInboxList(line, { ackDelay }, isWanted = false) {
     line.link?.later(ackDelay, count);
   };
 
+  const came = (what) => {
+    for (const read of reads) read.doubt |= what;
+    suspect(what);
+  };
+
   const begin = (epoch) => epoch === inbox.epoch || show({ ...NO_INBOX, unread: inbox.unread, epoch });
 
   /** Does to the messages here what `{offsets | upTo, epoch, readAt | deleted}` says; `unread` are the counts after it. */
@@ -53,11 +58,11 @@ export function createInboxList(line, { ackDelay }, isWanted = false) {
       return deleted ? [] : [{ ...message, readAt: readAt && (before ?? readAt) }];
     });
     show({ messages, unread: unread ?? inbox.unread });
-    if (unread) suspect(2);
+    if (unread) came(2);
   };
 
   /** Takes a page: the newest one begins the list anew, one that leaves nothing out below the list continues it. */
-  const take = ({ messages, more, unread, offset, epoch }, { before, unread: filtered }) => {
+  const take = ({ messages, more, unread, offset, epoch }, { before, unread: filtered }, read) => {
     begin(epoch);
     if (!filtered && (!before || before.offset >= bottom)) {
       const kept = inbox.messages.filter((each) => before || each.offset > offset);
@@ -66,17 +71,18 @@ export function createInboxList(line, { ackDelay }, isWanted = false) {
       show({ messages: [...kept, ...older], more });
     }
     // What was changed while this was on its way may be in it or not.
-    if (!filtered && doubt & 2) line.link?.later(ackDelay, list.refresh);
-    else if (doubt || offset < inbox.offset) suspect(3);
+    if (!filtered && read.doubt & 2) line.link?.later(ackDelay, list.refresh);
+    else if (read.doubt || offset < inbox.offset) suspect(3);
     else show({ unread, offset });
   };
 
   const follow = (data, reply) => {
-    reads += 1;
+    const read = { doubt: 0 };
+    reads.add(read);
     doubt = 0;
     const ended = (page) => {
-      reads -= 1;
-      if (page) take(page, data);
+      reads.delete(read);
+      if (page) take(page, data, read);
     };
     const failed = (error) => {
       ended();
@@ -115,7 +121,7 @@ export function createInboxList(line, { ackDelay }, isWanted = false) {
     /** Reads anew what is shown: it may have changed in ways that nobody told. */
     refresh() {
       const last = inbox.messages.at(-1)?.offset;
-      if (!inbox.epoch || (!last && reads)) return;
+      if (!inbox.epoch || (!last && reads.size)) return;
       if (list.isWanted) follow({}, readTo(last));
       else count();
     },
@@ -130,7 +136,7 @@ export function createInboxList(line, { ackDelay }, isWanted = false) {
       const isFull = messages.length > MAX_MESSAGES;
       if (isFull) bottom = messages[--messages.length - 1].offset;
       show({ messages, more: inbox.more || isFull, unread: { ...inbox.unread, [kind]: inbox.unread[kind] + 1 }, offset });
-      suspect(1);
+      came(1);
     },
 
     /** An `inbox_changed` came. Without a place it tells of messages that are gone by the inbox' limits. */
