@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from pushserver.config.checks import AuthSection, ServerSection
-from pushserver.web import farewell, http
+from pushserver.web import farewell, http, operators
 from tests.answers import checked
 from tests.harness import Answer, start
 from tests.harness import Server as Process
@@ -692,6 +692,25 @@ async def test_a_refused_body_that_never_ends_is_not_read_for_ever(
     async with running(tmp_path) as inside:
         await drive(inside, talk)
         await inside.empty()
+
+
+async def test_a_mistake_in_the_program_is_answered_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flush_errors: Any
+) -> None:
+    async def mistaken(*_arguments: Any) -> None:
+        raise ZeroDivisionError
+
+    def talk(client: RawSocket) -> Any:
+        client.request("GET", "/api/operators/connections", headers=[KEY])
+        return client.response()
+
+    monkeypatch.setattr(operators, "list_connections", mistaken)
+    async with running(tmp_path) as inside:
+        with RawSocket(inside.port) as client:
+            answer = await deferToThread(talk, client)
+        assert (answer.status, answer.json["error"]["code"]) == (500, "INTERNAL_ERROR")
+        assert len(flush_errors(ZeroDivisionError)) == 1
+        assert inside.service.node.counters.errors == {"INTERNAL_ERROR": 1}
 
 
 async def test_the_next_request_waits_until_the_last_answer_has_left(tmp_path: Path) -> None:
