@@ -1,6 +1,7 @@
 # pushserver as an image: docker build -t pushserver .     (docs/deploying.md, "Containers")
 #
-# Another base, such as an own mirror's: --build-arg BASE=…; it needs Python 3.11 or newer and Debian's useradd.
+# Another base, such as an own mirror's: --build-arg BASE=…; it needs Python 3.11 or newer, and useradd and groupadd of
+# Debian.
 ARG BASE=python:3.13-slim-bookworm
 
 FROM ${BASE} AS build
@@ -13,7 +14,9 @@ RUN python3 -m venv /opt/pushserver \
 
 FROM ${BASE}
 COPY --from=build /opt/pushserver /opt/pushserver
-RUN useradd --system --uid 10001 --home-dir /var/lib/pushserver --create-home pushserver
+# The group has the same number: what a base has taken already says nothing about whose the files of a volume are.
+RUN groupadd --system --gid 10001 pushserver \
+    && useradd --system --uid 10001 --gid 10001 --home-dir /var/lib/pushserver --create-home pushserver
 ENV PATH=/opt/pushserver/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PUSHSERVER_SERVER__LISTEN='["tcp:8080"]' \

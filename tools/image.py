@@ -4,8 +4,8 @@
 
 Its base is a Debian of the machine's own release, which `debootstrap` puts together from packages, so that no registry
 of images is needed; it trusts whom the machine trusts. `buildah` builds and runs without a daemon, in its isolation by
-chroot, in a network of its own. All of it lies in ``build/image``, and it wants root. Exit status 1 where something
-does not hold.
+chroot, in a network of its own. All of it lies in ``build/image``, and it wants root. Nothing that it started is left
+when it ends, by a signal neither. Exit status 1 where something does not hold.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -31,10 +32,12 @@ TRUSTED: Final = "etc/ssl/certs/ca-certificates.crt"
 PACKAGES: Final = ("python3", "python3-venv", "ca-certificates")
 BASE, IMAGE = "localhost/base", "localhost/pushserver"
 STATE: Final = "/var/lib/pushserver"
-#: The user that the image has for it.
+#: The user that the image has for it, and its group.
 USER: Final = 10001
 #: Seconds until the server answers, or has ended.
 PATIENCE: Final = 60.0
+#: Before a command: whatever it starts ends with it, mounts too, also where it is killed.
+WHOLLY: Final = ("unshare", "--mount-proc", "--pid", "--fork", "--kill-child")
 
 
 class Broken(Exception):
@@ -47,14 +50,15 @@ def run(*command: str, log: str = "") -> str:
     if log:
         (BUILD / log).write_text(done.stdout + done.stderr)
     if done.returncode:
-        raise Broken(f"{' '.join(command[:3])}: status {done.returncode}\n{(done.stdout + done.stderr)[-2000:]}")
+        words = [word for word in command if word not in WHOLLY]
+        raise Broken(f"{' '.join(words[:3])}: status {done.returncode}\n{(done.stdout + done.stderr)[-2000:]}")
     return done.stdout
 
 
 def buildah(*arguments: str) -> list[str]:
     """Return the command, with everything that it keeps in the folder of this build."""
     places = ["--root", str(BUILD / "storage"), "--runroot", str(BUILD / "run"), "--storage-driver", "vfs"]
-    return ["buildah", *places, *arguments]
+    return [*WHOLLY, "buildah", *places, *arguments]
 
 
 def debian() -> Path:
@@ -64,7 +68,7 @@ def debian() -> Path:
     if not archive.exists():
         shutil.rmtree(root, ignore_errors=True)
         packages = f"--include={','.join(PACKAGES)}"
-        run("debootstrap", "--variant=minbase", packages, release, str(root), log="debootstrap")
+        run(*WHOLLY, "debootstrap", "--variant=minbase", packages, release, str(root), log="debootstrap")
         # What pip needs where a proxy looks into what is fetched.
         shutil.copyfile(f"/{TRUSTED}", root / TRUSTED)
         # Whoever runs it brings the devices.
@@ -81,6 +85,10 @@ def _release() -> str:
 
 def build() -> dict[str, Any]:
     """Build the image; return what it says of how it is run."""
+    # What an earlier build left, or one that was killed.
+    for place in ("storage", "run"):
+        if (BUILD / place).exists():
+            shutil.rmtree(BUILD / place)
     policy = BUILD / "policy.json"
     policy.write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
     container = run(*buildah("from", "scratch")).strip()
@@ -151,21 +159,27 @@ class Container:
         return self._server()
 
     def _server(self) -> int:
-        """Return the process of the server among those that descend from the one that was started."""
-        assert self._process is not None
-        children = [self._process.pid]
-        for pid in children:
-            children += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if words[0] != b"ip" and b"/opt/pushserver/bin/twistd" in words:
-                return pid
-        raise Broken("there is no process of the server")
+        """Return the process of the server among all that are in the network."""
+        found = []
+        for pid in map(int, run("ip", "netns", "pids", self._network).split()):
+            # Another one may end while it is looked at.
+            with suppress(FileNotFoundError, ProcessLookupError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                # The image's Python with its script: those that run it name the script too.
+                if words[:2] == [b"/opt/pushserver/bin/python3", b"/opt/pushserver/bin/twistd"]:
+                    found.append(pid)
+        if len(found) != 1:
+            raise Broken(f"of the server there are {len(found)} processes, not one:\n{self.log()[-2000:]}")
+        return found[0]
 
     def end(self, pid: int, number: signal.Signals) -> None:
         """Send the server a signal, and wait until everything of it has gone."""
         assert self._process is not None
         os.kill(pid, number)
-        self._process.wait(PATIENCE)
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise Broken(f"{number.name} did not end it:\n{self.log()[-2000:]}") from None
         self._process = None
 
     def log(self) -> str:
@@ -176,7 +190,8 @@ class Container:
 
     def remove(self) -> None:
         if self._process is not None:
-            self.end(self._server(), signal.SIGKILL)
+            self._process.kill()
+            self._process.wait()
         run(*buildah("rm", self._name))
 
 
@@ -203,7 +218,7 @@ def use(config: dict[str, Any], stack: ExitStack) -> None:
     pid = container.start()
     status = Path(f"/proc/{pid}/status").read_text().splitlines()
     ids = {word for line in status if line.startswith(("Uid:", "Gid:")) for word in line.split()[1:]}
-    check(ids == {str(USER)}, f"it runs as {USER} alone, and is healthy")
+    check(ids == {str(USER)}, f"it runs as {USER} and its group alone, and is healthy")
     container.inside("pushctl", "notify", "42", '{"title": "Kept"}')
     container.end(pid, signal.SIGKILL)
     check(not [name for name in container.files() if name.endswith(".pid")], "killed, it leaves no pid file")
@@ -219,7 +234,16 @@ def show(text: str) -> None:
     sys.stdout.flush()
 
 
+def _ended(number: int, _frame: FrameType | None) -> None:
+    """End in order. Another signal does not keep it from that."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 def main() -> int:
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, _ended)
     BUILD.mkdir(parents=True, exist_ok=True)
     try:
         with ExitStack() as stack:

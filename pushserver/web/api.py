@@ -324,6 +324,7 @@ class Api(Calls["Route"]):
             return HTTP_STATUS[problem.code]
         except Exception:
             self._log.failure("{method} {path} failed", method=request.method, path=request.path)
+            self._counters.error(Code.INTERNAL_ERROR.value)
             if not gone:
                 respond_error(request, PushError("something went wrong here", Code.INTERNAL_ERROR))
             return HTTP_STATUS[Code.INTERNAL_ERROR]

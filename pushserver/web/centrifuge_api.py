@@ -107,6 +107,7 @@ class CentrifugeApi(Calls[tuple[str, Caller]]):
             return status, msgspec.json.encode({"error": error_of(problem, name == "history")})
         except Exception:
             self._log.failure("{path} failed", path=request.path)
+            self._counters.error(Code.INTERNAL_ERROR.value)
             wrong = PushError("something went wrong here", Code.INTERNAL_ERROR)
             return 200, msgspec.json.encode({"error": error_of(wrong)})
 

@@ -197,13 +197,15 @@ def test_workers_that_come_and_go_leave_nothing_to_those_who_follow(place: Deplo
         wait_until(lambda: len(children(server.pid)) == 2)
 
     before = held()
-    replace()
-    # What Python keeps for the next one.
+    # What Python keeps for the next ones: as much as it took at most, which the first times differ in.
+    for _ in range(3):
+        replace()
     first = memory(server.pid)
     for _ in range(4):
         replace()
-    after = held()
-    assert after[0] == before[0]
-    assert sorted(map(len, after[1])) == sorted(map(len, before[1]))
+    assert held()[0] == before[0]
+    # One more or less is a connection that comes or goes just then; what is inherited grows each time.
+    most = max(map(len, before[1]))
+    wait_until(lambda: max(map(len, held()[1])) <= most, describe=f"more than {most}")
     assert memory(server.pid) - first < 1 << 20
     ends(server)

@@ -1,7 +1,7 @@
 """Each alert of etc/ fires by its fault, which is made on a real server that a real Prometheus scrapes.
 
-The rules are the shipped ones, but that a minute of theirs is a second here. All faults are made at once, each on
-servers of its own.
+The rules are the shipped ones, but that a minute of theirs takes two seconds here, and an hour one minute. A few faults
+are made at once, each on servers of its own, and beside them one server has none.
 """
 
 from __future__ import annotations
@@ -28,10 +28,8 @@ from tests.etc.test_metrics_files import ALERTS
 from tests.harness import Server, free_port, wait_until
 from tests.rawsocket import Closed, RawSocket
 
-pytestmark = pytest.mark.full
-
-#: Seconds until all of them have fired, on a machine that does other things beside.
-PATIENCE = 300.0
+#: Seconds until they have fired, on a machine that does other things beside.
+PATIENCE = 200.0
 #: Seconds by which answers of Redis are late.
 LATE = 1.4
 #: Where nobody answers a ping.
@@ -47,11 +45,11 @@ pushserver.server.listing.list_connections = broken
 
 
 def rules(directory: Path) -> Path:
-    """Return the shipped rules, with seconds for minutes."""
+    """Return the shipped rules, with less patience."""
 
     def faster(match: re.Match[str]) -> str:
         number, unit = int(match[2]), match[3]
-        return f"{match[1]}{number * (60 if unit == 'h' else 1)}s"
+        return f"{match[1]}{number * (60 if unit == 'h' else 2)}s"
 
     text, count = re.subn(r"(for: |\[)(\d+)([mh])\b", faster, ALERTS.read_text())
     assert count > 20
@@ -63,8 +61,7 @@ class Faults:
     """Servers with a fault each, and what keeps them at it until the end.
 
     Attributes:
-        due: the alerts that are due, each with its instance.
-        besides: those that may come with them, since the same fault is theirs too.
+        targets: what is scraped, by its instance.
     """
 
     def __init__(self, place: Deployment, stack: ExitStack) -> None:
@@ -73,8 +70,7 @@ class Faults:
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
         self.targets: dict[str, Target] = {}
-        self.due: set[tuple[str, str]] = set()
-        self.besides: set[tuple[str, str]] = set()
+        self._server("well")
         stack.callback(self.end)
 
     def _server(self, name: str, *options: str, config: str = "", env: dict[str, str] | None = None) -> Server:
@@ -95,10 +91,6 @@ class Faults:
 
         self._threads.append(threading.Thread(target=run))
 
-    def _expect(self, name: str, *alerts: str, besides: tuple[str, ...] = ()) -> None:
-        self.due |= {(alert, name) for alert in alerts}
-        self.besides |= {(alert, name) for alert in besides}
-
     def begin(self) -> None:
         for thread in self._threads:
             thread.start()
@@ -117,8 +109,6 @@ class Faults:
         server = self._server("redis-away", "--redis", redis.url, config=config)
         redis.pause()
         self._again_and_again(0.2, lambda: server.api("POST", "/api/publish", {"channel": "news:a", "data": 1}))
-        slow = ("PushserverSlowEngine", "PushserverSlowDelivery")
-        self._expect("redis-away", "PushserverNotReady", "PushserverApiFails", besides=slow)
 
     def a_node_is_killed(self) -> None:
         redis = self._place.redis()
@@ -126,15 +116,12 @@ class Faults:
         killed = self._server("node-2", "--redis", redis.url)
         # Once Prometheus has seen both.
         self._again_and_again(10.0, killed.kill)
-        self._expect("node-2", "PushserverDown")
-        self._expect("", "PushserverNodeMissing")
 
     def nearly_full(self) -> None:
         server = self._server("nearly-full", config=f"[server]\nmax_connections = 10\n{QUIET}")
         for number in range(10):
             client = self._stack.enter_context(RawSocket(server.port))
             client.upgrade({"Authorization": f"Bearer {server.token(f'u{number}')}"})
-        self._expect("nearly-full", "PushserverNearlyFull")
 
     def small_store(self) -> None:
         redis = self._place.redis(maxmemory="12mb", maxmemory_policy="noeviction")
@@ -142,15 +129,13 @@ class Faults:
         server = self._server("small-store", "--redis", redis.url, config=config)
         message = {"channel": "kept:a", "data": "x" * 60_000}
         self._again_and_again(0.02, lambda: server.api("POST", "/api/publish", message))
-        self._expect("small-store", "PushserverStoreNearlyFull")
 
-    def certificate_ends(self, directory: Path) -> None:
-        files = certificates(directory / "pki")
+    def certificate_ends(self) -> None:
+        files = certificates(self._place.path / "pki")
         port, pem = free_port(), f"privateKey={files['key']}:certKey={files['cert']}"
         server = self._place.server("--listen", f"ssl:{port}:interface=127.0.0.1:{pem}", config="", ready=False)
         wait_until(lambda: " listens on " in server.log, 60, server.log)
         self.targets["certificate"] = Target(port, API_KEY, files["ca"])
-        self._expect("certificate", "PushserverCertificateEnds")
 
     def redis_is_slow(self) -> None:
         way = SlowWay(self._place.redis().port)
@@ -162,7 +147,6 @@ class Faults:
         client.ask({"type": "subscribe", "id": 2, "data": {"channels": ["news:a"]}})
         way.late = LATE
         self._again_and_again(0.1, lambda: server.api("POST", "/api/publish", {"channel": "news:a", "data": 1}))
-        self._expect("slow-redis", "PushserverSlowEngine", "PushserverSlowDelivery")
 
     def processor_is_taken_away(self) -> None:
         server = self._server("held-up")
@@ -170,12 +154,12 @@ class Faults:
         def hold() -> None:
             server.signal(signal.SIGSTOP)
             try:
-                self._ended.wait(0.4)
+                self._ended.wait(0.3)
             finally:
                 server.signal(signal.SIGCONT)
 
-        self._again_and_again(0.1, hold)
-        self._expect("held-up", "PushserverReactorLag")
+        # It has to answer Prometheus in between.
+        self._again_and_again(0.3, hold)
 
     def strangers(self) -> None:
         server = self._server("strangers", config=QUIET)
@@ -187,7 +171,6 @@ class Faults:
 
         self._again_and_again(0.1, lambda: knock({}))
         self._again_and_again(0.1, lambda: knock({"Origin": "https://evil.example"}))
-        self._expect("strangers", "PushserverSignInsFail", "PushserverRefusesPages")
 
     def slow_readers(self) -> None:
         config = (
@@ -203,7 +186,7 @@ class Faults:
                     client = stack.enter_context(RawSocket(server.port))
                     client._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
                     client.upgrade({"Authorization": f"Bearer {server.token(f'u{number}')}"})
-                    client.say({"type": "subscribe", "id": 2, "data": {"channels": [channel]}})
+                    client.send_message({"type": "subscribe", "id": 2, "data": {"channels": [channel]}})
                 wait_until(lambda: followers(channel) == 10)
                 while followers(channel):
                     server.api("POST", "/api/publish", {"channel": channel, "data": "x" * 500_000})
@@ -213,16 +196,14 @@ class Faults:
             return sum(each["connections"] for each in found)
 
         self._again_and_again(0.0, wave)
-        self._expect("slow-readers", "PushserverSlowConsumers")
 
-    def mistake(self, directory: Path) -> None:
-        folder = directory / "mistake"
+    def mistake(self) -> None:
+        folder = self._place.path / "mistake"
         folder.mkdir()
         (folder / "sitecustomize.py").write_text(MISTAKE)
         path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
         server = self._server("mistake", env={"PYTHONPATH": path})
         self._again_and_again(10.0, lambda: server.api("GET", "/api/operators/connections"))
-        self._expect("mistake", "PushserverInternalErrors")
 
     def ingest_is_flooded(self) -> None:
         redis = self._place.redis()
@@ -235,18 +216,51 @@ class Faults:
                 redis.command("EVAL", flood, "1", "push:ingest", command)
 
         self._again_and_again(0.1, add)
-        self._expect("flooded", "PushserverIngestLags")
 
     def workers_that_end(self) -> None:
         server = self._server("workers", "--redis", self._place.redis().url, "--workers", "2")
 
         def kill() -> None:
-            for worker in children(server.pid):
+            """The newest of two: the other one answers Prometheus."""
+            _, *newest = children(server.pid)
+            for worker in newest:
                 os.kill(worker, signal.SIGKILL)
 
-        self._again_and_again(0.5, kill)
-        down = ("PushserverDown", "PushserverNotReady")
-        self._expect("workers", "PushserverWorkersRestart", besides=down)
+        self._again_and_again(1.0, kill)
+
+
+#: Which are made at once (none that takes a whole core is beside one that is about how fast a server is), and what is
+#: due: the alerts, each with its instance, "" where it is about all of them.
+TOGETHER: dict[str, dict[Callable[[Faults], None], set[tuple[str, str]]]] = {
+    "unavailable": {
+        Faults.redis_is_away: {("PushserverNotReady", "redis-away"), ("PushserverApiFails", "redis-away")},
+        Faults.a_node_is_killed: {("PushserverDown", "node-2"), ("PushserverNodeMissing", "")},
+        Faults.certificate_ends: {("PushserverCertificateEnds", "certificate")},
+        Faults.nearly_full: {("PushserverNearlyFull", "nearly-full")},
+    },
+    "slow": {
+        Faults.redis_is_slow: {("PushserverSlowEngine", "slow-redis"), ("PushserverSlowDelivery", "slow-redis")},
+        Faults.processor_is_taken_away: {("PushserverReactorLag", "held-up")},
+    },
+    "refused": {
+        Faults.small_store: {("PushserverStoreNearlyFull", "small-store")},
+        Faults.strangers: {("PushserverSignInsFail", "strangers"), ("PushserverRefusesPages", "strangers")},
+        Faults.mistake: {("PushserverInternalErrors", "mistake")},
+    },
+    "flooded": {Faults.ingest_is_flooded: {("PushserverIngestLags", "flooded")}},
+    "unread": {Faults.slow_readers: {("PushserverSlowConsumers", "slow-readers")}},
+    "ending": {Faults.workers_that_end: {("PushserverWorkersRestart", "workers")}},
+}
+#: What may come with them, since the same fault is theirs too.
+BESIDES = {
+    ("PushserverSlowEngine", "redis-away"),
+    ("PushserverSlowDelivery", "redis-away"),
+    ("PushserverReactorLag", "flooded"),
+    ("PushserverDown", "workers"),
+    ("PushserverNotReady", "workers"),
+}
+#: Of all servers where the machine has more to do than it can: a server without a fault may have them too.
+OF_THE_MACHINE = {"PushserverDown", "PushserverReactorLag", "PushserverSlowDelivery", "PushserverSlowEngine"}
 
 
 @pytest.fixture
@@ -256,28 +270,26 @@ def place(tmp_path: Path) -> Iterator[Deployment]:
     made.end()
 
 
-def test_each_alert_fires_by_its_fault_on_a_real_server(place: Deployment, tmp_path: Path) -> None:
+def test_every_alert_has_its_fault() -> None:
+    due = {alert for faults in TOGETHER.values() for each in faults.values() for alert, _ in each}
+    assert due == set(re.findall(r"alert: (\w+)", ALERTS.read_text()))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("names", TOGETHER)
+def test_each_fires_by_its_fault_on_a_real_server_and_no_other(names: str, place: Deployment, tmp_path: Path) -> None:
     with ExitStack() as stack:
         faults = Faults(place, stack)
-        faults.redis_is_away()
-        faults.a_node_is_killed()
-        faults.nearly_full()
-        faults.small_store()
-        faults.certificate_ends(tmp_path)
-        faults.redis_is_slow()
-        faults.processor_is_taken_away()
-        faults.strangers()
-        faults.slow_readers()
-        faults.mistake(tmp_path)
-        faults.ingest_is_flooded()
-        faults.workers_that_end()
-        assert {alert for alert, _ in faults.due} == set(re.findall(r"alert: (\w+)", ALERTS.read_text()))
+        for make in TOGETHER[names]:
+            make(faults)
+        due = set().union(*TOGETHER[names].values())
         prometheus = Prometheus(tmp_path, faults.targets, rules(tmp_path))
         stack.callback(prometheus.end)
         faults.begin()
         end = time.monotonic() + PATIENCE
-        while missing := faults.due - prometheus.fired():
+        while missing := due - (fired := prometheus.fired()):
             assert time.monotonic() < end, missing
             time.sleep(0.5)
-        # No other one fires, and none elsewhere.
-        assert prometheus.fired() - faults.besides == faults.due
+    of_the_machine = {alert for alert, name in fired if name == "well"}
+    assert of_the_machine <= OF_THE_MACHINE
+    assert {each for each in fired - due - BESIDES if each[0] not in of_the_machine} == set()

@@ -85,7 +85,8 @@ def test_prometheus_takes_the_rules_and_each_alert_fires_by_its_fault_alone() ->
 def test_real_prometheus_scrapes_all_nodes_and_answers_each_query_of_the_dashboard(
     place: Deployment, tmp_path: Path
 ) -> None:
-    redis = place.redis()
+    # How much room is left is told where there is a bound.
+    redis = place.redis(maxmemory="100mb", maxmemory_policy="noeviction")
     files = certificates(tmp_path / "pki")
     secured, certificate = free_port(), f"privateKey={files['key']}:certKey={files['cert']}"
     plain = place.server("--redis", redis.url, "--workers", "2")

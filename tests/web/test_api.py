@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from pushserver.config.checks import AuthSection, ServerSection
-from pushserver.web import farewell, http
+from pushserver.web import farewell, http, operators
 from tests.answers import checked
 from tests.harness import Answer, start
 from tests.harness import Server as Process
@@ -694,10 +694,36 @@ async def test_a_refused_body_that_never_ends_is_not_read_for_ever(
         await inside.empty()
 
 
-async def test_the_next_request_waits_until_the_last_answer_has_left(tmp_path: Path) -> None:
+async def test_a_mistake_in_the_program_is_answered_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flush_errors: Any
+) -> None:
+    async def mistaken(*_arguments: Any) -> None:
+        raise ZeroDivisionError
+
+    def talk(client: RawSocket) -> Any:
+        client.request("GET", "/api/operators/connections", headers=[KEY])
+        return client.response()
+
+    monkeypatch.setattr(operators, "list_connections", mistaken)
     async with running(tmp_path) as inside:
         with RawSocket(inside.port) as client:
-            request = b"GET /pushclient.js HTTP/1.1\r\nHost: a\r\n\r\n"
+            answer = await deferToThread(talk, client)
+        assert (answer.status, answer.json["error"]["code"]) == (500, "INTERNAL_ERROR")
+        assert len(flush_errors(ZeroDivisionError)) == 1
+        assert inside.service.node.counters.errors == {"INTERNAL_ERROR": 1}
+
+
+@pytest.mark.parametrize("path", ["/pushclient.js", "/metrics", "/api/operators/connections", "/api/explain?userId=42"])
+async def test_the_next_request_waits_until_the_last_answer_has_left(path: str, tmp_path: Path) -> None:
+    def status(client: RawSocket) -> int:
+        answer = client.response()
+        while "transfer-encoding" in answer.headers and client.chunk():
+            pass
+        return answer.status
+
+    async with running(tmp_path) as inside:
+        with RawSocket(inside.port) as client:
+            request = f"GET {path} HTTP/1.1\r\nHost: a\r\nX-API-Key: {API_KEY}\r\n\r\n".encode()
             await deferToThread(client.send, request * 500)
             # It does not read: what waits for it is one answer, not five hundred.
             before = process_memory()
@@ -706,7 +732,7 @@ async def test_the_next_request_waits_until_the_last_answer_has_left(tmp_path: P
             assert process_memory() - before < 8 << 20
             # It reads: every answer comes, in order.
             for _ in range(500):
-                assert (await deferToThread(client.response)).status == 200
+                assert await deferToThread(status, client) == 200
 
 
 async def test_who_half_closes_gets_its_answers(tmp_path: Path) -> None:
