@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 
 from pushserver.core.inbox import INBOXES
 from pushserver.core.output import OutputPublication, merged, told
+from pushserver.core.positions import Position
 from pushserver.core.protocol import Dialect
 from pushserver.core.publication import Publication
 from pushserver.server.connection import Connection
@@ -41,7 +42,7 @@ class CatchUp:
 
     __slots__ = ("_held", "_octets", "channel", "connection", "cut", "interrupts", "resync", "unplaced")
 
-    def __init__(self, channel: Channel, connection: Connection, interrupts: bool) -> None:
+    def __init__(self, channel: Channel, connection: Connection, *, interrupts: bool) -> None:
         self.channel = channel
         self.connection = connection
         #: whether something was on its way to the connection that only the past can bring now
@@ -81,6 +82,14 @@ class CatchUp:
     def complete_after(self, offset: int) -> bool:
         """Return whether everything after ``offset`` that was published meanwhile is held."""
         return self.cut <= offset
+
+    @property
+    def newest(self) -> Position | None:
+        """Return where what is held ends; None where nothing of it has a position."""
+        for publication in reversed(self._held):
+            if publication.offset is not None and publication.epoch is not None:
+                return Position(publication.offset, publication.epoch)
+        return None
 
     def after(self, offset: int) -> list[Publication]:
         """What is held and newer than ``offset``."""
@@ -188,7 +197,18 @@ class Lanes:
 class Channel:
     """A channel with followers on this node."""
 
-    __slots__ = ("_lanes", "batches", "catching_up", "followers", "inbox", "name", "number", "refused", "waiters")
+    __slots__ = (
+        "_lanes",
+        "batches",
+        "catching_up",
+        "followers",
+        "inbox",
+        "name",
+        "number",
+        "refused",
+        "spreading",
+        "waiters",
+    )
     _batch: type[Batch] = Batch
 
     def __init__(self, name: str) -> None:
@@ -202,6 +222,8 @@ class Channel:
         self.catching_up: dict[Connection, CatchUp] | None = None
         #: None where nothing is on its way to the followers
         self.batches: list[Batch] | None = None
+        #: who waits for the batch that some of the followers have and others do not; None where there is none
+        self.spreading: list[Deferred[None]] | None = None
         #: who waits for the engine to confirm this node's subscription; None once it has
         self.waiters: list[Deferred[None]] | None = None
         #: why the engine refused the subscription; None where it did not
@@ -232,6 +254,19 @@ class Channel:
         else:
             batches.append(self._batch(self.number, publication))
         return False
+
+    def gathered_for(self, connection: Connection) -> list[Publication]:
+        """Return what is to go out to a follower and has not begun to."""
+        first = self.followers.get(connection)
+        if first is None or not self.batches:
+            return []
+        return [each for batch in self.batches if batch.number >= first for each in batch.publications]
+
+    def spread(self) -> None:
+        """All followers have the batch that went out, or it failed."""
+        waiting, self.spreading = self.spreading, None
+        for each in waiting or ():
+            each.callback(None)
 
     # -- lanes --------------------------------------------------------------------------------------------------------
 

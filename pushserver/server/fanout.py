@@ -135,12 +135,14 @@ class FanOut:
         except Exception:
             # What is published next must not wait for ever behind this.
             self._log.failure("a fan-out to {channel} failed", channel=channel.name)
+            channel.spread()
         channel.batches = None
 
     def _steps(self, channel: Channel) -> Iterator[None]:
         """Deliver the channel's batches one after another, a stride of followers at a step."""
         while channel.batches:
             batch = channel.batches.pop(0)
+            channel.spreading = []
             lanes = channel.lanes
             # Who came after the batch was begun stands in the lanes too.
             for_all = batch.plain and batch.number == channel.number
@@ -160,6 +162,7 @@ class FanOut:
                 self._one_by_one(channel, batch, lanes.aside[start : start + STRIDE])
                 yield
             self._delivered(channel, batch)
+            channel.spread()
 
     def _delivered(self, channel: Channel, batch: Batch) -> None:
         """Every follower's socket has a batch: note how old its first message is by now."""

@@ -166,11 +166,12 @@ class Hub:
 
     # -- channels -----------------------------------------------------------------------------------------------------
 
-    def begin(self, connection: Connection, name: str) -> CatchUp:
+    def begin(self, connection: Connection, name: str, *, keeping: bool = False) -> CatchUp:
         """Make the connection a follower of the channel whose live messages are held until `go_live`.
 
         Subscribes this node in the engine where nobody followed the channel yet, or the engine refused; `confirmed`
-        waits for that. Raises CancelledError where the connection has ended meanwhile: nothing of it would be undone.
+        waits for that. ``keeping``: what is to go out to a follower at the end of this turn is held, too. Raises
+        CancelledError where the connection has ended meanwhile: nothing of it would be undone.
         """
         if connection.gone:
             raise CancelledError
@@ -185,12 +186,33 @@ class Hub:
             connection.inbox_reached = None
         if channel.catching_up is None:
             channel.catching_up = {}
-        under_way = channel.batches is not None and connection in channel.followers
-        interrupts = under_way or connection in channel.catching_up
+        gathered = channel.gathered_for(connection) if keeping else []
+        loses = channel.spreading is not None if keeping else channel.batches is not None
+        interrupts = (loses and connection in channel.followers) or connection in channel.catching_up
         channel.dismiss(connection)
-        catchup = channel.catching_up[connection] = CatchUp(channel, connection, interrupts)
+        catchup = channel.catching_up[connection] = CatchUp(channel, connection, interrupts=interrupts)
+        for publication in gathered:
+            catchup.hold(publication)
         connection.channels.add(name)
         return catchup
+
+    async def spread(self, connection: Connection, name: str) -> None:
+        """Wait until no message of the channel is with other followers and not with this one, who may be none."""
+        channel = self.channels.get(name)
+        if channel is not None and channel.spreading is not None and connection in channel.followers:
+            waiter: Deferred[None] = Deferred()
+            channel.spreading.append(waiter)
+            await waiter
+
+    def begin_behind_held(self, catchup: CatchUp) -> CatchUp:
+        """Send a follower what is held for it, and begin anew behind that."""
+        connection, name = catchup.connection, catchup.channel.name
+        self.go_live(catchup, catchup.cut)
+        lags = not self.live(connection, name)
+        behind = self.begin(connection, name, keeping=True)
+        # What did not fit, or was to be read again, is not read from here on.
+        behind.resync = lags or catchup.incomplete
+        return behind
 
     def _subscribe(self, channel: Channel) -> None:
         channel.waiters = []

@@ -12,6 +12,7 @@ from functools import partial
 from itertools import islice
 from typing import Final
 
+import msgspec
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -259,6 +260,13 @@ class Subscriptions:
         known = name in connection.channels
         catchup: CatchUp | None = None
         try:
+            goes_on = known and item.since is None and self._hub.follows(connection, name)
+            if goes_on:
+                await self._hub.spread(connection, name)
+                if name not in connection.channels:
+                    # It has ended meanwhile, and perhaps the right to it.
+                    self._allow(connection, namespace, name)
+                    known = goes_on = False
             if namespace.kind is Kind.TASK:
                 results[name] = await self._open_task(connection, name, opened)
                 return
@@ -269,13 +277,15 @@ class Subscriptions:
                 results[name] = await self._open_inbox(connection, item, opened)
                 return
             if not known or (namespace.has_positions and not self._inbox_is_coming(connection, item)):
-                catchup = self._hub.begin(connection, name)
+                catchup = self._hub.begin(connection, name, keeping=goes_on)
                 await self._hub.confirmed(catchup)
             recovery: Recovery | None = None
             if namespace.kind is Kind.USER:
                 recovery = await self._replay.inbox(name.partition(":")[2], item.since, self._limits.inbox_size, room)
             elif namespace.has_positions:
                 recovery = await self._replay.history(name, item.since, namespace.history_size, room)
+            if goes_on and catchup is not None and recovery is not None:
+                catchup, recovery = self._go_on(catchup, recovery)
             if namespace.kind is Kind.STATUS:
                 results[name] = await self._presence.status(name.partition(":")[2])
             else:
@@ -298,6 +308,17 @@ class Subscriptions:
         else:
             if catchup is not None:
                 opened.append(partial(self.go_live, catchup, recovery))
+
+    def _go_on(self, catchup: CatchUp, recovery: Recovery) -> tuple[CatchUp, Recovery]:
+        """Send a follower that asked for nothing of the past what came while the answer was prepared, ahead of it: it
+        lies before the position that is told, and this one missed nothing so far."""
+        if not catchup.current or catchup.resync:
+            # A loss is told behind the answer, and all that is held behind that.
+            return catchup, recovery
+        newest = catchup.newest
+        if newest is not None and newest.epoch == recovery.epoch and newest.offset > recovery.offset:
+            recovery = msgspec.structs.replace(recovery, offset=newest.offset)
+        return self._hub.begin_behind_held(catchup), recovery
 
     async def _open_inbox(
         self, connection: Connection, item: SubscribeItem, opened: list[Callable[[], None]]

@@ -104,7 +104,7 @@ def received(connection: Connection) -> list[Any]:
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["begin", "go_live", "unfollow", "close", "publish", "publish", "publish", "turn"]),
+        st.sampled_from(["begin", "go_live", "again", "unfollow", "close", "publish", "publish", "publish", "turn"]),
         st.integers(0, 3),
         st.sampled_from(["a", "b"]),
     ),
@@ -147,6 +147,12 @@ def test_every_follower_gets_exactly_what_was_published_while_it_followed(
                 assert world.hub.go_live(begun.pop(key), 0)
                 wanted[key] += held.pop(key)
                 live.add(key)
+            elif step == "again" and key in live:
+                # A follower that subscribes again misses nothing: neither what is on its way nor what comes meanwhile.
+                behind = world.hub.begin_behind_held(world.hub.begin(connection, channel, keeping=True))
+                flying[key].clear()
+                assert not behind.resync
+                assert world.hub.go_live(behind, 0)
             elif step == "unfollow" and not connection.gone:
                 world.hub.unfollow(connection, channel)
                 leave(key)

@@ -1,4 +1,4 @@
-"""What a follower is told where it subscribes again and its past cannot be read."""
+"""What a follower is told where it subscribes again: nothing is lost by it, whether its past can be read or not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from twisted.internet.defer import Deferred, fail
 from pushserver.core import errors
 from pushserver.core.publication import Publication, body
 from pushserver.server.channel import MAX_HELD
-from tests.fakes import Client, Rig
+from pushserver.server.outbox import Policy
+from tests.fakes import Client, Rig, hurried
 
 SETTINGS = """
 [[namespaces]]
@@ -52,11 +53,92 @@ def deliver(rig: Rig, offset: int) -> None:
 
 
 def told(client: Client) -> list[Any]:
-    """What came since the last look: rejections, losses, and the data of messages."""
-    return [
-        m["data"] if m["type"] == "message" else m["data"].get("rejected", {}).get(NEWS, {}).get("code") or m["type"]
-        for m in client.new()
-    ]
+    """What came since the last look: positions, rejections, losses, and the data of messages."""
+    return [m["data"] if m["type"] == "message" else _answered(m) for m in client.new()]
+
+
+def _answered(message: Any) -> str:
+    data = message["data"]
+    if NEWS in data.get("results", {}):
+        return f"at {data['results'][NEWS]['offset']}"
+    return data.get("rejected", {}).get(NEWS, {}).get("code") or message["type"]
+
+
+def hold_up_reading(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Deferred[None]:
+    """Return what has to fire before histories are read on."""
+    read = rig.engine.history.read
+    released: Deferred[None] = Deferred()
+
+    async def wait_and_read(*asked: Any) -> Any:
+        await released
+        return await read(*asked)
+
+    monkeypatch.setattr(rig.engine.history, "read", lambda *asked: Deferred.fromCoroutine(wait_and_read(*asked)))
+    return released
+
+
+async def publish(rig: Rig, *values: int) -> None:
+    for value in values:
+        await rig.execute("publish", channel=NEWS, data=value)
+
+
+async def test_who_subscribes_again_without_a_position_misses_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await follower(rig)
+    await publish(rig, 1)
+    client.send("subscribe", 1, channels=[NEWS])
+    await rig.until_idle()
+    assert told(client) == [1, "at 1"]
+    released = hold_up_reading(rig, monkeypatch)
+    client.send("subscribe", 2, channels=[NEWS])
+    await publish(rig, 2, 3)
+    await rig.until_idle()
+    assert told(client) == []
+    released.callback(None)
+    await publish(rig, 4)
+    await rig.until_idle()
+    # What comes ahead of the answer is not above its position, and all that follows is.
+    assert told(client) == [2, 3, "at 3", 4]
+
+
+async def test_who_subscribes_again_while_a_message_is_with_others_only_gets_it_too(rig: Rig) -> None:
+    clients = [await follower(rig) for _ in range(4)]
+    last = clients[-1]
+    before: list[list[Any]] = []
+
+    def subscribe_again() -> None:
+        before.extend(map(told, clients))
+        last.send("subscribe", 1, channels=[NEWS])
+        deliver(rig, 3)
+
+    with hurried(True):
+        for offset in (1, 2):
+            deliver(rig, offset)
+        rig.clock.callLater(0, subscribe_again)
+        await rig.until_idle()
+    # Of another life than the history, which is empty.
+    assert before == [[1, 2], [], [], []]
+    assert told(last) == [1, 2, 3, "at 0"]
+
+
+async def test_who_subscribes_again_where_its_socket_is_full_is_told_of_what_did_not_fit(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await rig.client("ann", policy=Policy.DROP_OLDEST, limit=300)
+    await client.ask("subscribe", channels=[NEWS])
+    client.new()
+    released = hold_up_reading(rig, monkeypatch)
+    client.send("subscribe", 1, channels=[NEWS])
+    client.socket.blocked = True
+    await publish(rig, *range(1, 21))
+    released.callback(None)
+    await rig.until_idle()
+    for _ in range(20):
+        client.socket.unblock()
+        await rig.until_idle()
+    came = told(client)
+    assert "resync" in came[came.index("at 20") :], came
 
 
 async def test_who_is_refused_while_the_engine_is_away_is_told_of_no_loss(
@@ -79,10 +161,23 @@ async def test_what_was_on_its_way_when_the_past_could_not_be_read_is_told_as_lo
     monkeypatch.setattr(rig.engine.history, "read", lambda *_: fail(errors.Unavailable("away")))
     deliver(rig, 1)
     # Before the turn ends, in which it goes out.
-    await client.ask("subscribe", channels=[NEWS])
+    since = {"offset": 0, "epoch": "e"}
+    await client.ask("subscribe", channels=[{"channel": NEWS, "since": since}])
     deliver(rig, 2)
     await rig.until_idle()
     assert told(client) == ["UNAVAILABLE", "resync", 2]
+
+
+async def test_what_was_on_its_way_to_a_follower_that_names_no_position_follows_the_refusal(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await follower(rig)
+    monkeypatch.setattr(rig.engine.history, "read", lambda *_: fail(errors.Unavailable("away")))
+    deliver(rig, 1)
+    await client.ask("subscribe", channels=[NEWS])
+    deliver(rig, 2)
+    await rig.until_idle()
+    assert told(client) == ["UNAVAILABLE", 1, 2]
 
 
 async def test_what_comes_while_the_past_is_read_in_vain_follows_the_refusal(
