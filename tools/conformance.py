@@ -34,6 +34,7 @@ from pushserver.config.sections import AuthSection, DeliverySection, RateLimitsS
 from pushserver.protocols import rfc6455
 from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection
+from pushserver.server.reply_room import LongReplies
 from pushserver.server.stats import Counters
 from pushserver.server.user_turns import UserTurns
 from pushserver.web.context import Context, NodeRooms, Sections
@@ -100,7 +101,7 @@ def factory() -> PortFactory:
 
     clock = Clock(reactor, lambda: int(time.time() * 1000))
     names = ("begin", "leave", "forget", "closing", "left_out", "route_changed")
-    room: Any = SimpleNamespace(**dict.fromkeys(names, nothing), turns=UserTurns(clock))
+    room: Any = SimpleNamespace(**dict.fromkeys(names, nothing), turns=UserTurns(clock), long_replies=LongReplies())
     # Whoever does not end the closing handshake is cut off.
     heartbeat: Any = SimpleNamespace(
         begin=nothing, forget=nothing, closing=lambda connection: reactor.callLater(CLOSING, connection.line.abort)

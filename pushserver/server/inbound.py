@@ -178,7 +178,7 @@ class Inbound:
         current, self._current = self._current, None
         if current is not None:
             current.cancel()
-        self._long_replies.settle(self._connection)
+        self._long_replies.release(self._connection)
 
     # -- the queue ----------------------------------------------------------------------------------------------------
 
@@ -247,15 +247,15 @@ class Inbound:
         counted, self._counted = self._counted, None
         if counted is not None:
             self._turns.end(counted)
-        self._settle()
+        self._release()
         self._run()
 
-    def _settle(self) -> None:
+    def _release(self) -> None:
         """What was waited for is over, but for a long reply that is not read yet."""
         if self._long and self._connection.outbox.stalled and self._connection.open:
             return
         self._long = False
-        self._long_replies.settle(self._connection)
+        self._long_replies.release(self._connection)
 
     def _next_turn(self) -> Deferred[None]:
         turn: Deferred[None] = Deferred()
@@ -286,7 +286,7 @@ class Inbound:
             self._granted = False
             rest = begin(self._perform(effect), self._failed)
             if rest is None:
-                self._settle()
+                self._release()
             else:
                 self._wait_for(rest)
                 self._count()

@@ -104,7 +104,7 @@ class LongReplies:
         self._counts: dict[str, int] = {}
 
     def size(self, connection: Connection) -> int:
-        """Return how many bytes of messages the reply that is made now may hold; until `settle` for a long one."""
+        """Return how many bytes of messages the reply that is made now may hold; until `release` for a long one."""
         if connection not in self._owners:
             owner = connection.owner
             count = self._counts.get(owner, 0)
@@ -114,7 +114,7 @@ class LongReplies:
             self._counts[owner] = count + 1
         return PAGE_BYTES
 
-    def settle(self, connection: Connection) -> None:
+    def release(self, connection: Connection) -> None:
         """The reply was short, or has been read, or the connection is over."""
         owner = self._owners.pop(connection, None)
         if owner is not None:

@@ -239,9 +239,9 @@ class Stream(ResponseLine):
         # As `Inbound` has it for what a stream's client asks for later.
         long_replies = self._context.rooms.hub.long_replies
         if len(first) > SHORT_REPLY and self.outbox.stalled:
-            self.outbox.drained().addCallback(lambda _: long_replies.settle(self.connection))
+            self.outbox.drained().addCallback(lambda _: long_replies.release(self.connection))
         else:
-            long_replies.settle(self.connection)
+            long_replies.release(self.connection)
 
     def _goodbye(self, close: Close) -> bytes:
         data = {"code": close.code, "reason": close.reason}

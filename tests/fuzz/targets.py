@@ -54,6 +54,7 @@ from pushserver.server.backend_commands import SCOPES, BackendCommands, CommandB
 from pushserver.server.clock import Clock
 from pushserver.server.events.maker import EventMaker
 from pushserver.server.publishing import Publishing
+from pushserver.server.reply_room import LongReplies
 from pushserver.server.stats import Counters
 from pushserver.server.user_rates import UserRates, UserRateSettings
 from pushserver.server.user_turns import UserTurns
@@ -119,6 +120,7 @@ class _Requests:
     """Rooms that refuse everything."""
 
     turns = UserTurns(Clock(task.Clock()))
+    long_replies = LongReplies()
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_: None

@@ -223,7 +223,10 @@ class Paper:
             Peer("192.0.2.1", "paper", protocol.subprotocol, wall_clock()),
             node.counters,
         )
-        self.inbound = Inbound(self.connection, session, node.requests, node.counters, node.clock, node.hub.turns)
+        hub = node.hub
+        self.inbound = Inbound(
+            self.connection, session, node.requests, node.counters, node.clock, hub.turns, hub.long_replies
+        )
         node.requests.begin(self.connection)
 
     # -- the client's side --------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from pushserver.protocols.centrifuge.session import (
     MAX_RATE_LIMITED,
     NO_MESSAGES,
 )
-from pushserver.server import inbound, reading
+from pushserver.server import inbound, reading, reply_room
 from pushserver.server.clock import wall_clock
 from pushserver.server.cluster import Target, TargetChannels
 from pushserver.server.replay import PAGE as REPLAYED
@@ -368,7 +368,7 @@ async def test_a_page_of_history_that_ends_early_says_where_the_channel_stands(
     await ann.connect("ann")
     for _ in range(5):
         await ann.call(publish={"channel": "kept:a", "data": "x" * 200})
-    monkeypatch.setattr(reading, "PAGE_BYTES", 500)
+    monkeypatch.setattr(reply_room, "PAGE_BYTES", 500)
     found = (await ann.call(history={"channel": "kept:a", "limit": -1}))["history"]
     assert 0 < len(found["publications"]) < 5
     assert found["offset"] == 5
