@@ -47,6 +47,9 @@ class KeptInbox:
         #: when a message came last, and when this client was last told a count that names no offset
         self._came_at = self._told_at = -_TOGETHER
         self._recounting = False
+        #: whether another device changed something since a count was asked for that is believed: answers that are on
+        #: their way may be older than what was told of the change
+        self._overtaken = False
 
     @property
     def name(self) -> str:
@@ -87,7 +90,7 @@ class KeptInbox:
             self.epoch = inbox.epoch
             self.unread = inbox.unread
             self._counted = Position(inbox.offset, inbox.epoch)
-            self._recounting = False
+            self._recounting = self._overtaken = False
         feed.confirmed = True
         self._line.emit(Readable(feed))
         for message in (welcome.results.get(self.name) or {}).get("messages", ()):
@@ -97,6 +100,8 @@ class KeptInbox:
         """The server answered what was asked about the inbox, this client's own question included."""
         told = msgspec.convert(frame.data, _InboxFigures)
         self.unread = told.unread or self.unread
+        if self._overtaken:
+            self._recount(now)
         if told.epoch is None:
             self._told_at = now
             self._doubt(now)
@@ -130,16 +135,19 @@ class KeptInbox:
         if self._recounting or not self._line.connected:
             return
 
-        def done(_frame: Frame, _now: int) -> None:
+        def done(_frame: Frame, now: int) -> None:
             self._recounting = False
+            if self._overtaken:
+                self._recount(now)
 
-        self._recounting = True
+        self._recounting, self._overtaken = True, False
         self._line.ask("inbox", {"limit": 1}, now, done)
 
     def changed(self, frame: Frame) -> None:
         """Another device read or deleted messages, or limits removed unread ones."""
         change = msgspec.convert(frame.data, InboxChange)
         self.unread = change.unread
+        self._overtaken = True
         self._line.emit(InboxChanged(change))
 
     def receive(self, frame: Frame, now: int) -> None:

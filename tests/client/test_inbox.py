@@ -72,6 +72,29 @@ def test_a_count_that_passed_a_message_on_its_way_is_asked_for_again() -> None:
     assert shell.core.unread == Unread(3, 1, 0)
 
 
+@pytest.mark.parametrize("kind", ["inbox", "inbox_read_success"])
+def test_an_answer_that_a_change_passed_on_its_way_is_not_believed(kind: str) -> None:
+    shell = signed_in()
+    asked(
+        shell,
+        calls.inbox(None, None, False) if kind == "inbox" else calls.mark_read(calls.choice([9], None, "e"), True),
+    )
+    newer = {"notification": 0, "chat": 0, "task": 0}
+    shell.deliver("inbox_changed", {"unread": newer}, channel="user:42", timestamp=1)
+    assert shell.core.unread == Unread()
+    # It was made before the change.
+    place = {"messages": [], "more": True, "offset": 9, "epoch": "e"}
+    shell.reply(kind, {"unread": COUNTS} | (place if kind == "inbox" else {}))
+    assert shell.sent[-1]["data"] == {"limit": 1}
+    # So was this one.
+    shell.deliver("inbox_changed", {"unread": newer}, channel="user:42", timestamp=2)
+    shell.reply("inbox", place | {"unread": COUNTS})
+    assert sum(message["data"] == {"limit": 1} for message in shell.sent) == 2
+    shell.reply("inbox", place | {"unread": newer})
+    assert shell.core.unread == Unread()
+    assert sum(message["data"] == {"limit": 1} for message in shell.sent) == 2
+
+
 def test_a_server_of_version_1_says_no_counts() -> None:
     shell = Shell().start(inbox=STATE)
     assert shell.core.unread is None
