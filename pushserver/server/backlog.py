@@ -13,7 +13,7 @@ from pushserver.server.channel import CatchUp
 from pushserver.server.concurrency import together
 from pushserver.server.connection import Connection
 from pushserver.server.publishing import Publishing
-from pushserver.server.replay import PAGE, Replay
+from pushserver.server.replay import PAGE, PAGE_OCTETS, Replay
 from pushserver.server.resumption import InboxStart, start_of_inbox
 from pushserver.server.tasks import LISTED, Tasks, user_channel
 
@@ -61,7 +61,7 @@ class Backlog:
         """
         own = user_channel(user_id)
         start, notices, tasks = await together(
-            start_of_inbox(self._inbox, user_id, positions.get(own), PAGE),
+            start_of_inbox(self._inbox, user_id, positions.get(own), PAGE, PAGE_OCTETS),
             self._read_notices(positions.get(SYSTEM)),
             self._tasks.of_user(user_id, unfinished=True, limit=LISTED + 1),
         )

@@ -24,15 +24,17 @@ from pushserver.server.concurrency import begin
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
 from pushserver.server.publishing import Publishing
-from pushserver.server.reply_room import ReplyRoom
+from pushserver.server.reply_room import SHORT_REPLY, ReplyRoom
 from pushserver.server.resumption import InboxStart, start_of_inbox
 from pushserver.server.user_turns import UserTurns
 
 if TYPE_CHECKING:
     from pushserver.engine.interfaces import IEngine
 
-#: Messages read at a time while the socket drains.
+#: Messages read at a time while the socket drains, and their bytes: this much is held for each connection that reads
+#: slowly.
 PAGE: Final = 20
+PAGE_OCTETS: Final = SHORT_REPLY
 #: Bytes of an output read at a time while it does.
 OUTPUT_PAGE: Final = 64 * 1024
 #: Pages of outputs that are read for one user at a time.
@@ -135,7 +137,7 @@ class Replay:
 
     async def start(self, name: str, since: Position | None) -> InboxStart:
         """Read the beginning of what waits in a user's inbox for a device that has this position (`replay`)."""
-        return await start_of_inbox(self._engine.inbox, name.partition(":")[2], since, PAGE)
+        return await start_of_inbox(self._engine.inbox, name.partition(":")[2], since, PAGE, PAGE_OCTETS)
 
     def replay(self, catchup: CatchUp, start: InboxStart) -> None:
         """Send what waits in the user's inbox, then lets the connection go live."""
@@ -183,19 +185,20 @@ class Replay:
                 after = await self._send(connection, message)
                 if catchup.current:
                     connection.inbox_reached = Position(after, epoch)
-            if len(page.messages) < PAGE:
+            if len(page.messages) < PAGE and not page.more:
                 # The page was the last one: everything up to its newest is sent, replaced, or past its time.
                 after, told = max(after, page.offset), 0
                 if catchup.current:
                     connection.inbox_reached = Position(after, epoch)
                 if self._hub.go_live(catchup, after):
                     return
-            page = await self._engine.inbox.read(user_id, after, PAGE)
+            page = await self._engine.inbox.read(user_id, after, PAGE, PAGE_OCTETS)
             if page.epoch != epoch and catchup.current:
                 # The data may have gone back meanwhile. What was noted of it for later is told by this.
                 catchup.resync = False
                 connection.notify(Resync(name), self._clock.now(), self._publishing.message_id())
-                start = await start_of_inbox(self._engine.inbox, user_id, Position(after, epoch), PAGE)
+                since = Position(after, epoch)
+                start = await start_of_inbox(self._engine.inbox, user_id, since, PAGE, PAGE_OCTETS)
                 page, after, epoch, told = start.page, start.after, start.page.epoch, start.told_lost
                 if catchup.current:
                     connection.inbox_reached = Position(after, epoch)
@@ -218,14 +221,14 @@ class Replay:
         if self._publishing.namespace(name).kind is Kind.USER:
             user_id = name.partition(":")[2]
             if isinstance(after, Position):
-                start = await start_of_inbox(self._engine.inbox, user_id, after, PAGE)
+                start = await start_of_inbox(self._engine.inbox, user_id, after, PAGE, PAGE_OCTETS)
             else:
-                start = InboxStart(await self._engine.inbox.read(user_id, after, PAGE), after)
+                start = InboxStart(await self._engine.inbox.read(user_id, after, PAGE, PAGE_OCTETS), after)
             await self._replay(catchup, start)
             return
         assert isinstance(after, int)
         while catchup.current:
-            kept = await self._engine.history.read(name, after, PAGE, False)
+            kept = await self._engine.history.read(name, after, PAGE, False, PAGE_OCTETS)
             if not catchup.current:
                 return
             if kept.floor > after or kept.newest.offset < after:
@@ -236,7 +239,7 @@ class Replay:
                     if not catchup.current:
                         return
                     after = await self._send(connection, message)
-                if len(kept.messages) == PAGE:
+                if len(kept.messages) == PAGE or kept.more:
                     continue
                 after = max(after, kept.newest.offset)
             if self._hub.go_live(catchup, after):

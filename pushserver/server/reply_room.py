@@ -18,7 +18,7 @@ from pushserver.server.connection import Connection
 TOGETHER: Final = 64
 
 #: Connections of one user that may be given long replies at a time, and the bytes of messages in a reply of another.
-LONG_REPLIES: Final = 8
+LONG_REPLIES: Final = 4
 SHORT_REPLY: Final = 262_144
 
 #: Bytes of a message in a reply beside its texts: the names of its fields, its numbers, the comma behind it.
