@@ -27,7 +27,7 @@ from pushserver.server.client_requests import ClientRequests
 from pushserver.server.clock import Clock
 from pushserver.server.concurrency import begin
 from pushserver.server.connection import Connection
-from pushserver.server.reply_room import SHORT_REPLY
+from pushserver.server.reply_room import SHORT_REPLY, LongReplies
 from pushserver.server.sign_in import AuthenticationFailed
 from pushserver.server.stats import Counters
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
-    from pushserver.server.reply_room import LongReplies
     from pushserver.server.user_turns import UserTurns
 
 #: So many frames and effects, and bytes of frames, may wait before reading pauses.
