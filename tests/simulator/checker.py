@@ -168,6 +168,8 @@ class Checker:
             for each in begin["devices"]
         }
         self._losses: list[Loss] = []
+        #: of what was not answered alone
+        self._unanswered_losses: list[Loss] = []
         #: by channel and epoch: what stands at which offset
         self._kept: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
         #: by channel and message, or task that ended: the offsets that it had
@@ -215,6 +217,8 @@ class Checker:
                 call.result, call.code = line.get("result"), line.get("code", "")
             case "fault":
                 self._lossy = self._lossy or line["fault"] not in HARMLESS
+            case "unanswered_lost":
+                self._unanswered_losses.append(Loss(line["since"], line["at"], None))
             case "data_lost":
                 keys = frozenset(key.partition(":")[2] for key in line["keys"]) if "keys" in line else None
                 self._losses.append(Loss(line["since"], line["at"], keys))
@@ -695,11 +699,21 @@ class Checker:
         ends = self._begin["settings"].get("inbox", {}).get("max_task_messages", 50)
         if replaced or (channel.startswith("user:") and (chat < 20 or ends < 50)):
             return
+        answered = {
+            call.arguments.get("messageId")
+            for call in self._calls.values()
+            if call.outcome == "done" and isinstance(call.arguments, dict)
+        }
         for line in self._lines:
             if line["event"] != "delivery" or line["channel"] != channel or "offset" not in line:
                 continue
-            if line["messageId"] not in kept and not self._may_be_lost(0, line["at"], _keys_of(channel)):
-                self._broken("kept", line["at"], f"{channel}: {line['messageId']} was delivered and is gone")
+            message_id, read_at = line["messageId"], line["at"]
+            if message_id in kept or self._may_be_lost(0, read_at, _keys_of(channel)):
+                continue
+            # A master that nobody follows any more shows what it could not answer, until it follows another one.
+            if message_id not in answered and any(loss.since <= read_at <= loss.at for loss in self._unanswered_losses):
+                continue
+            self._broken("kept", read_at, f"{channel}: {message_id} was delivered and is gone")
 
     def _judge_histories(self, at: float) -> None:
         for (what, channel), result in self._finals.items():

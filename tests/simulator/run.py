@@ -566,9 +566,9 @@ class Run:
 
     def _corrected(self, master: SimulatedRedis) -> None:
         assert self.sentinels is not None
-        if not self._plan.settings["redis"]["wait_replicas"]:
-            # What the old master answered while nobody followed it.
-            self.history.note("data_lost", since=round(self._replaced_at * 1000, 3))
+        # What the old master answered while nobody followed it; with ``wait_replicas`` it answered nothing.
+        lost = "unanswered_lost" if self._plan.settings["redis"]["wait_replicas"] else "data_lost"
+        self.history.note(lost, since=round(self._replaced_at * 1000, 3))
         self.sentinels.follow(master)
 
     def _redis_full(self, step: Step, seconds: float) -> None:

@@ -186,6 +186,24 @@ def test_a_message_that_may_have_been_lost_with_the_data() -> None:
     assert rules(story) == set()
 
 
+@pytest.mark.parametrize(("outcome", "since", "missed"), [
+    ("refused", 0, False),
+    ("refused", 10_000, True),
+    ("done", 0, True),
+])  # fmt: skip
+def test_what_a_master_that_nobody_follows_shows_may_go_where_it_was_not_answered(
+    outcome: str, since: float, missed: bool
+) -> None:
+    story = good()
+    story.publish("z", 3, "phone")
+    story.news.pop()
+    (answer,) = [line for line in story.lines[-3:] if line["event"] == "answer"]
+    answer["outcome"] = outcome
+    story.add("unanswered_lost", since=since)
+    # That its offset is free again is another rule's affair.
+    assert ("kept" in rules(story)) is missed
+
+
 @pytest.mark.parametrize(("keys", "broken"), [
     (["push:inbox:ann"], set()),
     (["push:inbox:bob", "push:history:news:a", "push:online:ann"], {"delivered", "kept"}),
