@@ -436,7 +436,7 @@ async def test_a_join_at_any_of_ten_thousand_tokens_takes_two_frames_at_most(tmp
         whole += token
         if random.random() > 0.2:
             continue
-        joining.new()
+        joining.forget()
         one = Reader(joining, await follow(joining))
         # The answer is one frame. Another one may bring what was under way.
         one.look()
