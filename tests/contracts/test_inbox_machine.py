@@ -227,7 +227,9 @@ class InboxesOfNodes(RuleBasedStateMachine):
     def _compare(self, user: str, model: InboxModel, node: RunningNode) -> None:
         page, whole = wait(node.inbox.read(user, None, 100)), wait(node.inbox.read(user, 0, 100))
         compare(page, whole, model)
-        assert page.epoch == self.epochs.setdefault(user, page.epoch)
+        # That of an inbox that was never written is another one each hour: here that may be while two examples run.
+        if page.offset:
+            assert page.epoch == self.epochs.setdefault(user, page.epoch)
 
 
 def play(backend_name: str, place: Path, chosen: settings) -> None:

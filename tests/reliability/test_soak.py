@@ -24,7 +24,9 @@ def test_clients_are_back_after_each_fault(name: str, tmp_path: Path) -> None:
     assert set(recovery.told) == ({"Redis killed, back empty"} if name == "redis" else set())
     kept = {"store, octets"} if name == "embedded" else {"keys of Redis", "memory of Redis, octets"}
     assert set(slopes(samples, 8)) == {"memory, KiB", "descriptors"} | kept
-    assert all(value > 0 for noted in samples.values() for _, value in noted)
+    # A Redis that has just come back empty has no keys.
+    assert all(value >= (what != "keys of Redis") for what, noted in samples.items() for _, value in noted)
+    assert all(max(value for _, value in noted) > 0 for noted in samples.values())
 
 
 def test_the_table_of_a_few_faults() -> None:
