@@ -23,9 +23,11 @@ from .plan import (
     Step,
 )
 
-#: When the fault begins, s; what it interrupts is asked from a little before on, so many times.
+#: When the fault begins, s; what it interrupts is asked from a little before on, so many times, and as often just
+#: before: some faults take no time, and an answer some milliseconds.
 MOMENT = 3.0
 TIMES = 8
+JUST_BEFORE = 0.02
 
 
 def faults_of(plan: Plan) -> set[str]:
@@ -102,7 +104,8 @@ def aim(first: int, fault: str, operation: str) -> Plan:
     chance = random.Random(f"aim {seed} {fault} {operation}")
     before = [_notify(chance, 1.0 + number / 10, 100 + number) for number in range(len(USERS))]
     made = STEPS[operation]
-    moments = sorted(round(chance.uniform(MOMENT - 0.3, MOMENT + 0.6), 3) for _ in range(TIMES))
-    steps = before + [made(chance, at, number) for number, at in enumerate(moments)]
+    moments = [round(chance.uniform(MOMENT - 0.3, MOMENT + 0.6), 3) for _ in range(TIMES)]
+    moments += [round(chance.uniform(MOMENT - JUST_BEFORE, MOMENT), 3) for _ in range(TIMES)]
+    steps = before + [made(chance, at, number) for number, at in enumerate(sorted(moments))]
     steps.append(replace(plans.fault(chance, fault, plan), at=MOMENT))
     return replace(plan, steps=tuple(sorted(steps, key=lambda step: step.at)))
