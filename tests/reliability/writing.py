@@ -56,6 +56,10 @@ class Writing:
         return sum(not read.closed or read.octets != self.written for read in self.readers)
 
 
+#: What a node says that knows nothing of outputs.
+NO_SUCH_CALL = "no such call"
+
+
 def of_this_tree(cluster: Cluster, chance: random.Random) -> Server:
     """Return a node that knows of outputs. Raises OSError where there is none now."""
     known = [node for node, program in zip(cluster.nodes, cluster.programs, strict=True) if program is None]
@@ -135,6 +139,9 @@ async def _write(cluster: Cluster, books: Books, writing: Writing, chance: rando
         text = some_text(chance)
         body = {"text": text, "producer": {"id": "w", "epoch": 0, "seq": seq}}
         status, said = await api.call(f"{place}/output", body)
+        while status == 404 and said["error"]["message"] == NO_SUCH_CALL:
+            # The node was rolled back since it was chosen.
+            status, said = await api.call(f"{place}/output", body)
         if not writing.is_whole(books):
             break
         writing.written += text.encode()
