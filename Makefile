@@ -84,8 +84,7 @@ full: venv tools
 	@$(BIN)/python -m tools.full $(ARGS)
 
 conformance: venv
-	@tools/wstest.sh
-	@PYTHONUSERBASE=$(CURDIR)/build/wstest $(BIN)/python -m tools.conformance $(CURDIR)/build/wstest/bin/wstest
+	@$(BIN)/python -m tools.conformance $(ARGS)
 
 test-newest test-oldest: test-%: venv tools
 	@echo "-- seed $(SEED)"

@@ -3,9 +3,10 @@
     python -m tools.full [STEP ...] [--seed N]        make full ARGS="STEP ..."
 
 A step is a command with a time limit; what it needs and does not find here it installs. Its output goes to
-``build/full/STEP.log``; of a step that fails, the end is shown. A step that cannot be run here ends with status 77;
-what it leaves out, it says in lines that begin with ``left out:``, and the last lines here repeat them. Exit status 1
-where a step fails. The seed stands in the environment of each step as ``SEED``.
+``build/full/STEP.log``; of a step that fails, the end is shown. A step that cannot be run here ends with status 77 (it
+is no target of make, which makes 2 of that); what it leaves out, it says in lines that begin with ``left out:``, and
+the last lines here repeat them. Exit status 1 where a step fails. The seed stands in the environment of each step as
+``SEED``.
 
 The last step, ``versions``, takes one pair of a kind of versions, newest or oldest, and a Python that is here. The seed
 chooses which; `make test-newest test-oldest` takes them all.
@@ -79,7 +80,7 @@ def steps(seed: int, pythons: Sequence[str]) -> list[Step]:
     return [
         Step("coverage", ["make", "check", "coverage"], 1_500),
         Step("full", [sys.executable, "-m", "pytest", *_FULL], 2_000),
-        Step("conformance", ["make", "conformance"], 1_200),
+        Step("conformance", [sys.executable, "-m", "tools.conformance"], 1_200),
         Step(
             "versions",
             [sys.executable, "-m", "tools.versions", kind, *python],
