@@ -71,6 +71,22 @@ class Outcome:
 #: says what took how long, and which failed where the step's time was over.
 _FULL = ["-v", "--tb=short", "--durations=25", "-n", "2", "--dist", "loadfile", "-m", "full and not slow"]
 
+#: What the marks and the hour leave to commands of their own, of which the tests here hold a sample at most.
+_ELSEWHERE = {
+    "long runs": "make soak",
+    "all rows of the matrix": "make matrix",
+    "version 1 in every order": "make upgrade",
+    "fresh seeds of the simulator": "make sim",
+    "planted mistakes": "make mutants",
+    "strangers at every door": "make attack",
+    "parsers under a fuzzer": "make fuzz",
+    "SDKs whose tokens end, and a drain": "make sdks",
+    "clients over TLS": "make clients-tls",
+    "the image": "make image",
+    "advisories": "make audit",
+    "measurements": "make bench, make scoreboard",
+}
+
 
 def steps(seed: int, pythons: Sequence[str]) -> list[Step]:
     """Return all steps; the seed chooses one of the pairs of versions and these Pythons (none: that cannot run)."""
@@ -79,7 +95,12 @@ def steps(seed: int, pythons: Sequence[str]) -> list[Step]:
     python = ["--python", chance.choice(pythons)] if pythons else []
     return [
         Step("coverage", ["make", "check", "coverage"], 1_500),
-        Step("full", [sys.executable, "-m", "pytest", *_FULL], 2_000),
+        Step(
+            "full",
+            [sys.executable, "-m", "pytest", *_FULL],
+            2_000,
+            leaves_out=tuple(f"{LEFT_OUT} {what}: {command}" for what, command in _ELSEWHERE.items()),
+        ),
         Step("conformance", [sys.executable, "-m", "tools.conformance"], 1_200),
         Step(
             "versions",

@@ -17,6 +17,10 @@ from tools import full
 from tools.full import ROOT, STEPS, Step, end, play, steps
 from tools.versions import KINDS, PYTHONS
 
+#: The goals of make that belong to make full, and those that claim nothing.
+INSIDE = {"check", "suite", "test", "coverage", "conformance", "test-newest", "test-oldest", "dist", "full"}
+NO_CLAIM = {"run", "venv", "tools", "clean", "scoreboard-plots"}
+
 PASSES = Step("passes", ["true"], 10)
 FAILS = Step("fails", ["sh", "-c", "echo it broke here; exit 3"], 10)
 CANNOT = Step("cannot", ["sh", "-c", "echo left out: cannot: no such program; exit 77"], 10)
@@ -140,3 +144,11 @@ def test_which_versions_were_taken_is_said_and_which_were_not(
         "left out: partly: one of two",
         f"left out: {other} versions: make test-{other}",
     ]
+
+
+def test_each_command_of_make_belongs_to_it_or_is_named_as_left_out() -> None:
+    lines = [line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith(".PHONY: ")]
+    goals = {goal for line in lines for goal in line.split()[1:]}
+    (whole,) = [step for step in steps(5, PYTHONS) if step.name == "full"]
+    named = {words.removeprefix("make ") for line in whole.leaves_out for words in line.split(": ")[-1].split(", ")}
+    assert goals - INSIDE - NO_CLAIM == named
