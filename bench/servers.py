@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tools.ports import free_port
 from tools.trees import WORKING_TREE, Tree
 
 PEERS = Path(__file__).resolve().parent / "peers"
@@ -66,13 +67,6 @@ def install(*peers: str) -> None:
         sys.stderr.write(done.stderr)
         said = done.stderr.strip().splitlines()
         raise NotAvailable(f"could not install {', '.join(peers)}: {said[-1] if said else f'status {done.returncode}'}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

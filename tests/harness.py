@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import jwt
 
-from tests.ports import free_port as free_port
+from tools.ports import free_port as free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -273,3 +273,16 @@ def test_the_chinese_readme_keeps_step() -> None:
     assert shape(chinese) == shape(TEXT)
     assert code(chinese) == code(TEXT)
     assert links(chinese) == links(TEXT)
+
+
+def test_both_tables_have_each_command_of_make_once() -> None:
+    def commands(page: str) -> list[str]:
+        rows = re.findall(r"^\| (`(?:make|python) .*?) \|", (ROOT / page).read_text(), re.MULTILINE)
+        return [command for row in rows for command in re.findall(r"`((?:make|python) [^`]+)`", row)]
+
+    english = commands("README.md")
+    assert commands("README.zh-CN.md") == english
+    goals = [command.split()[1] for command in english if command.startswith("make ")]
+    lines = [line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith(".PHONY: ")]
+    parts = {"run", "suite", "venv", "tools", "clean"}
+    assert sorted(goals) == sorted({goal for line in lines for goal in line.split()[1:]} - parts)

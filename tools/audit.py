@@ -1,6 +1,6 @@
 """Known advisories of what is installed: ``make audit``. Exit status 1 where one is found, 0 where none is.
 
-A registry that gives no answer is named, and is no verdict: exit status 2.
+A registry that gives no answer is named, and is no verdict: exit status 2. So is what is left out where npm is missing.
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ def main() -> int:
     answers = [python()]
     if shutil.which("npm") is not None:
         answers += [node(folder) for folder in packages()]
+    else:
+        answers += [(f"left out: {folder.relative_to(ROOT)}: npm is missing", None) for folder in packages()]
     for line, _ in answers:
         print(line)
     if any(count for _, count in answers):

@@ -1,10 +1,10 @@
 """The WebSocket door before the Autobahn testsuite, which sends what RFC 6455 and RFC 7692 allow, and what they do not.
 
-    python -m tools.conformance WSTEST [--cases 1.* 7.*]
+    python -m tools.conformance [--cases 1.* 7.*]
 
-``WSTEST`` is the testsuite's command (its package on PyPI, `autobahntestsuite`, wants Python 2.7). The door is the
-server's own, fast ways and all; behind it, instead of the rooms, what a client says is said back, since that is what
-the testsuite looks for. Prints what did not pass, and exits with 1 where there is anything.
+The testsuite is installed into build/wstest; it wants Python 2.7, and where there is none the exit status is 77. The
+door is the server's own, fast ways and all; behind it, instead of the rooms, what a client says is said back, since
+that is what the testsuite looks for. Prints what did not pass, and exits with 1 where there is anything.
 
 NON-STRICT passes: text that is not UTF-8 ends the connection when its message is whole, and not in the middle of it.
 What `LEFT_OUT` names is not tried: it sends messages in more fragments than are taken here.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,9 @@ from pushserver.server.user_turns import UserTurns
 from pushserver.web.context import Context, NodeRooms, Sections
 from pushserver.web.port import PortFactory
 from pushserver.web.websocket import WebSocketDoor, WebSocketDoorFactory
+
+ROOT = Path(__file__).resolve().parent.parent
+WSTEST = ROOT / "build" / "wstest"
 
 #: The largest message of the testsuite is 16 MiB.
 LIMIT = 1 << 25
@@ -129,8 +133,8 @@ def factory() -> PortFactory:
     return PortFactory(context, lambda address: Protocol(), doors.door, doors.endpoints)
 
 
-def run(wstest: str, cases: Sequence[str], port: int) -> dict[str, Any]:
-    """Let the testsuite try these cases at this port; answer the result of each."""
+def run(cases: Sequence[str], port: int) -> dict[str, Any]:
+    """Let the testsuite try these cases at this port; return the result of each."""
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
         place = Path(folder)
         specification = {
@@ -141,8 +145,11 @@ def run(wstest: str, cases: Sequence[str], port: int) -> dict[str, Any]:
             "exclude-agent-cases": {},
         }
         (place / "fuzz.json").write_text(json.dumps(specification))
-        command = [wstest, "-m", "fuzzingclient", "-s", str(place / "fuzz.json")]
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, check=True, cwd=place)
+        command = [WSTEST / "bin" / "wstest", "-m", "fuzzingclient", "-s", place / "fuzz.json"]
+        environment = {**os.environ, "PYTHONUSERBASE": str(WSTEST)}
+        subprocess.run(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, check=True, cwd=place, env=environment
+        )
         (results,) = json.loads((place / "reports" / "index.json").read_text()).values()
         return dict(results)
 
@@ -162,9 +169,11 @@ def judge(results: Mapping[str, Any]) -> int:
 
 def main() -> int:
     options = argparse.ArgumentParser(prog="conformance", description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("wstest")
     options.add_argument("--cases", nargs="+", help="default: all of them, in two processes at once")
     given = options.parse_args()
+    installed = subprocess.run([ROOT / "tools" / "wstest.sh"], check=False).returncode
+    if installed != 0:
+        return installed
     parts = [given.cases] if given.cases else PARTS
     bad = [1]
 
@@ -172,7 +181,7 @@ def main() -> int:
         bad[0] = judge(dict(ChainMap(*results)))
 
     def listening(port: Any) -> Any:
-        runs = [deferToThread(run, given.wstest, cases, port.getHost().port) for cases in parts]
+        runs = [deferToThread(run, cases, port.getHost().port) for cases in parts]
         return gatherResults(runs, consumeErrors=True).addCallback(judged)
 
     def over(failure: Any) -> None:

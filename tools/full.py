@@ -3,9 +3,10 @@
     python -m tools.full [STEP ...] [--seed N]        make full ARGS="STEP ..."
 
 A step is a command with a time limit; what it needs and does not find here it installs. Its output goes to
-``build/full/STEP.log``; of a step that fails, the end is shown. A step that cannot be run here ends with status 77;
-what it leaves out, it says in lines that begin with ``left out:``, and the last lines here repeat them. Exit status 1
-where a step fails. The seed stands in the environment of each step as ``SEED``.
+``build/full/STEP.log``; of a step that fails, the end is shown. A step that cannot be run here ends with status 77 (it
+is no target of make, which makes 2 of that); what it leaves out, it says in lines that begin with ``left out:``, and
+the last lines here repeat them. Exit status 1 where a step fails. The seed stands in the environment of each step as
+``SEED``.
 
 The last step, ``versions``, takes one pair of a kind of versions, newest or oldest, and a Python that is here. The seed
 chooses which; `make test-newest test-oldest` takes them all.
@@ -70,6 +71,22 @@ class Outcome:
 #: says what took how long, and which failed where the step's time was over.
 _FULL = ["-v", "--tb=short", "--durations=25", "-n", "2", "--dist", "loadfile", "-m", "full and not slow"]
 
+#: What the marks and the hour leave to commands of their own, of which the tests here hold a sample at most.
+_ELSEWHERE = {
+    "long runs": "make soak",
+    "all rows of the matrix": "make matrix",
+    "version 1 in every order": "make upgrade",
+    "fresh seeds of the simulator": "make sim",
+    "planted mistakes": "make mutants",
+    "strangers at every door": "make attack",
+    "parsers under a fuzzer": "make fuzz",
+    "SDKs whose tokens end, and a drain": "make sdks",
+    "clients over TLS": "make clients-tls",
+    "the image": "make image",
+    "advisories": "make audit",
+    "measurements": "make bench, make scoreboard",
+}
+
 
 def steps(seed: int, pythons: Sequence[str]) -> list[Step]:
     """Return all steps; the seed chooses one of the pairs of versions and these Pythons (none: that cannot run)."""
@@ -78,8 +95,13 @@ def steps(seed: int, pythons: Sequence[str]) -> list[Step]:
     python = ["--python", chance.choice(pythons)] if pythons else []
     return [
         Step("coverage", ["make", "check", "coverage"], 1_500),
-        Step("full", [sys.executable, "-m", "pytest", *_FULL], 2_000),
-        Step("conformance", ["make", "conformance"], 1_200),
+        Step(
+            "full",
+            [sys.executable, "-m", "pytest", *_FULL],
+            2_000,
+            leaves_out=tuple(f"{LEFT_OUT} {what}: {command}" for what, command in _ELSEWHERE.items()),
+        ),
+        Step("conformance", [sys.executable, "-m", "tools.conformance"], 1_200),
         Step(
             "versions",
             [sys.executable, "-m", "tools.versions", kind, *python],

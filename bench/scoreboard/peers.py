@@ -32,12 +32,12 @@ from bench.servers import (
     PushServer,
     PythonFloor,
     Server,
-    free_port,
     install,
     masked,
     stamp,
     token,
 )
+from tools.ports import free_port
 from tools.trees import ROOT
 
 #: Where what the peers need is installed, each in a folder of its own.

@@ -43,8 +43,8 @@ from tests.attack.texts import SIZE, TEXTS, TIMES, Text, Visit
 from tests.certificates import certificates
 from tests.engine.redis.servers import RedisServer
 from tests.harness import ROOT, Server, start
-from tests.ports import free_port
 from tests.tables import write_column
+from tools.ports import free_port
 from tools.trees import build
 
 #: The heading of the table in docs/security.md.

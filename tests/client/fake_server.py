@@ -17,7 +17,7 @@ from typing import Any
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from tests.ports import free_port
+from tools.ports import free_port
 
 
 class Peer:

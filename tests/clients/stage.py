@@ -25,7 +25,7 @@ from typing import NamedTuple
 from tests.certificates import certificates
 from tests.engine.redis.servers import RedisServer
 from tests.harness import ROOT, Server, start, wait_until
-from tests.ports import free_port
+from tools.ports import free_port
 
 SBIN = "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin"
 

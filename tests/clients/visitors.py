@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from tests.clients.stage import Stage, Way, find
 from tests.harness import ROOT
-from tests.ports import free_port
+from tools.ports import free_port
 
 HERE = Path(__file__).resolve().parent
 BIN = Path(sys.executable).parent

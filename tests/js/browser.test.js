@@ -4,7 +4,8 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { Chromium } from './chromium.js';
 import { Firefox } from './firefox.js';
-import { MockServer, until } from './mock_server.js';
+import { MockServer } from './mock_server.js';
+import { until } from './until.js';
 
 const QUICK = 'reconnectInterval: 50, lossWindow: 100, maxReconnectInterval: 200, ackDelay: 20';
 /** Ahead of a page's scripts: a busy machine may take more than the three seconds that a tab waits for the shared worker. */

@@ -2,7 +2,7 @@
 // doc:17, and one for another channel. Prints as JSON what both saw in the end.
 import { createRequire } from 'node:module';
 import { createClient } from '../../pushserver/web/static/pushclient/index.js';
-import { until } from './mock_server.js';
+import { until } from './until.js';
 
 const { WebSocket } = createRequire(new URL('../node/package.json', import.meta.url))('ws');
 const [url, transport, token, forDoc, forOther] = process.argv.slice(2);

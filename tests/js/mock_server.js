@@ -341,14 +341,3 @@ export class MockServer {
     this.#replay(link);
   }
 }
-
-/** Resolves once `probe()` is truthy; fails with `what` after `limit` ms. */
-export async function until(probe, what = String(probe), limit = 60000) {
-  const end = Date.now() + limit;
-  for (;;) {
-    const value = probe();
-    if (value) return value;
-    if (Date.now() > end) throw new Error(`never came: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
-}

@@ -9,6 +9,7 @@ import { createSharedClient } from '../../pushserver/web/static/pushclient/share
 import { FakeServer } from '../../pushserver/web/static/pushclient/testing.js';
 import { Exchange } from '../../pushserver/web/static/pushclient/worker.js';
 import { nextTurn, tokenOf } from './fakes.js';
+import { until } from './until.js';
 
 const channel = 'output:main/t';
 const frames = [];
@@ -76,7 +77,7 @@ test('who stops reading ends the subscription, also while waiting', async (conte
   while (!fake.channels.has(channel)) await nextTurn();
   await reader.cancel();
   assert.equal((await waiting).done, true);
-  while (fake.channels.has(channel)) await new Promise((resolve) => setTimeout(resolve, 1));
+  await until(() => !fake.channels.has(channel));
 });
 
 test('after a cut it goes on at its own position', async (context) => {
@@ -119,7 +120,7 @@ test('it is shown once a frame, by everybody who looks', async (context) => {
   assert.deepEqual(output.getState(), shown);
   assert.deepEqual(selectOutput('t')(client.getState()), shown);
   for (const end of ends) end();
-  await new Promise((resolve) => setTimeout(resolve, 1));
+  await until(() => client.getState().outputs.size === 0);
   assert.deepEqual([client.getState().outputs.size, output.getState()], [0, NO_OUTPUT]);
 });
 

@@ -6,6 +6,7 @@ import { createSharedClient } from '../../pushserver/web/static/pushclient/share
 import { FakeServer } from '../../pushserver/web/static/pushclient/testing.js';
 import { Exchange } from '../../pushserver/web/static/pushclient/worker.js';
 import { fakeWorker, nextTurn, rig, tokenOf, WELCOME } from './fakes.js';
+import { until as wait } from './until.js';
 
 globalThis.IS_REACT_ACT_ENVIRONMENT = true;
 const { createElement: h, StrictMode } = await import('react');
@@ -40,10 +41,11 @@ async function mount(element) {
   return root;
 }
 
-/** Until chains of timers that are due have run, however slow the machine is: each of ours comes after one of theirs. */
-const later = () => act(async () => {
-  for (let n = 0; n < 10; n += 1) await new Promise((resolve) => setTimeout(resolve, 1));
-});
+/** After the timers that are due now: what would happen by one of them, and must not, has had its time. */
+const later = () => act(() => new Promise((resolve) => setTimeout(resolve, 1)));
+
+/** Resolves once it holds, with what React does meanwhile. */
+const until = (probe) => wait(probe, undefined, undefined, () => act(nextTurn));
 
 function Show({ options, seen, ...callbacks }) {
   const socket = useWebSocket({ ...options, ...callbacks });
@@ -65,7 +67,7 @@ test('two components share one socket; the last to unmount closes it', async () 
   assert.equal(s.r.client.getState().isConnected, true);
   assert.equal(s.r.socket().closed, null);
   await act(async () => two.unmount());
-  await later();
+  await until(() => s.r.socket().closed);
   assert.equal(s.r.socket().closed.code, 1000);
 });
 
@@ -127,8 +129,7 @@ test('StrictMode makes one socket', async () => {
   assert.equal(s.r.Socket.all.length, 1);
   assert.equal(s.r.socket().closed, null);
   await act(async () => root.unmount());
-  await later();
-  assert.ok(s.r.socket().closed);
+  await until(() => s.r.socket().closed);
 });
 
 test('unmounted and mounted again later connects again', async () => {
@@ -136,7 +137,7 @@ test('unmounted and mounted again later connects again', async () => {
   const one = await mount(h(Show, { options: s.options }));
   await act(() => s.r.welcome());
   await act(async () => one.unmount());
-  await later();
+  await until(() => s.r.socket().closed);
   const two = await mount(h(Show, { options: s.options }));
   await act(() => s.r.welcome());
   assert.equal(two.toJSON(), 'true 0');
@@ -185,9 +186,6 @@ for (const [name, create] of Object.entries({
     const refused = [];
     const shows = (token) => h(Show, { options: { ...options, token }, onError: (_, { code }) => refused.push(code) });
     const root = await mount(shows(() => { throw new Unauthorized('signed out'); }));
-    const until = async (condition) => {
-      while (!condition()) await act(() => new Promise((resolve) => setTimeout(resolve, 1)));
-    };
     await until(() => refused.length > 0);
     await act(async () => root.update(shows(tokenOf('42'))));
     await until(() => root.toJSON() === 'true 0');

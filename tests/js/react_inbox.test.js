@@ -3,6 +3,8 @@ import './react_hooks.js';
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { FakeServer } from '../../pushserver/web/static/pushclient/testing.js';
+import { nextTurn } from './fakes.js';
+import { until as wait } from './until.js';
 
 globalThis.IS_REACT_ACT_ENVIRONMENT = true;
 const { createElement: h, StrictMode } = await import('react');
@@ -12,10 +14,8 @@ const { useChannel, useInbox, usePresence, useRoom } = await import('../../pushs
 const { act, create: render } = renderer.default ?? renderer;
 
 let serial = 0;
-/** Until chains of timers that are due have run, however slow the machine is: each of ours comes after one of theirs. */
-const turn = () => act(async () => {
-  for (let n = 0; n < 10; n += 1) await new Promise((resolve) => setTimeout(resolve, 1));
-});
+/** Resolves once it holds, with what React does meanwhile. */
+const until = (probe) => wait(probe, undefined, undefined, () => act(nextTurn));
 
 /** A server, options that lead to it alone, and what is mounted until the test ends. */
 function stage(context, script) {
@@ -23,20 +23,20 @@ function stage(context, script) {
   const roots = [];
   context.after(async () => {
     for (const root of roots) await act(async () => root.unmount());
-    await turn();
     fake.close();
   });
   const options = { url: `/ws/${++serial}`, create: fake.create };
   return {
     fake,
     options,
-    async mount(Component) {
+    /** Renders it, and waits until that is shown. */
+    async mount(Component, shown) {
       let root;
       await act(async () => {
         root = render(h(StrictMode, null, h(Component)));
       });
       roots.push(root);
-      await turn();
+      await until(() => root.toJSON() === shown);
       return root;
     },
   };
@@ -51,10 +51,10 @@ test('useInbox: one list for all components, kept right, and what is done with i
     return `${inbox.messages.length} ${inbox.unread.notification} ${inbox.more}`;
   };
   const Badge = () => `${useInbox(s.options).unread.notification}`;
-  const bell = await s.mount(Bell);
-  const badge = await s.mount(Badge);
-  assert.deepEqual([bell.toJSON(), badge.toJSON(), s.fake.sentOf('inbox').length], ['50 60 true', '60', 1]);
-  assert.equal(s.fake.acked, 60, 'what is shown was taken');
+  const bell = await s.mount(Bell, '50 60 true');
+  const badge = await s.mount(Badge, '60');
+  await until(() => s.fake.acked === 60);
+  assert.equal(s.fake.sentOf('inbox').length, 1);
   await act(async () => void s.fake.push({ type: 'user_notification', data: 61 }));
   assert.deepEqual([bell.toJSON(), badge.toJSON()], ['51 61 true', '61']);
   await act(() => inbox.loadOlder());
@@ -74,8 +74,8 @@ test('useInbox: one list for all components, kept right, and what is done with i
 test('usePresence: components share one subscription', async (context) => {
   const s = stage(context, { replies: { presence: { users: [{ userId: '42', connections: 1 }], total: 1 } } });
   const Here = () => usePresence('chat:lobby', s.options).users.map(({ userId }) => userId).join();
-  const one = await s.mount(Here);
-  const two = await s.mount(Here);
+  const one = await s.mount(Here, '42');
+  const two = await s.mount(Here, '42');
   await act(async () => void s.fake.push({ type: 'presence_join', channel: 'chat:lobby', data: { userId: 'bob' } }));
   assert.deepEqual([one.toJSON(), two.toJSON()], ['42,bob', '42,bob']);
   assert.equal(s.fake.sentOf('subscribe').length, 1);
@@ -91,8 +91,7 @@ test('useRoom: messages, older ones, and what is said', async (context) => {
     room = useRoom('chat:lobby', s.options);
     return `${room.messages.map(({ offset }) => offset).join().slice(0, 5)} ${room.messages.length} ${room.more}`;
   };
-  const root = await s.mount(Room);
-  assert.equal(root.toJSON(), '2,3,4 50 true');
+  const root = await s.mount(Room, '2,3,4 50 true');
   await act(() => room.loadOlder());
   assert.equal(root.toJSON(), '1,2,3 51 false');
   await act(async () => void s.fake.push(line(52)));
@@ -103,10 +102,13 @@ test('useRoom: messages, older ones, and what is said', async (context) => {
 
 test('useChannel: the token for a channel', async (context) => {
   const s = stage(context);
-  const Doc = () => (useChannel('doc:17', () => {}, { ...s.options, channelToken: ({ channel }) => `for ${channel}` }), null);
-  const root = await s.mount(Doc);
+  let heard = 0;
+  const Doc = () => (useChannel('doc:17', () => (heard += 1), { ...s.options, channelToken: ({ channel }) => `for ${channel}` }), null);
+  const root = await s.mount(Doc, null);
+  await until(() => s.fake.channels.has('doc:17'));
   await act(async () => root.update(h(StrictMode, null, h(Doc))));
-  await turn();
+  s.fake.push({ type: 'message', channel: 'doc:17', data: 1 });
+  await until(() => heard > 0);
   assert.deepEqual(s.fake.sentOf('subscribe').flatMap(({ channels }) => channels), [{ channel: 'doc:17', token: 'for doc:17' }]);
 });
 

@@ -4,7 +4,8 @@ import { createRequire } from 'node:module';
 import { test } from 'node:test';
 import { createClient } from '../../pushserver/web/static/pushclient/index.js';
 import { fakeStorage } from './fakes.js';
-import { MockServer, until } from './mock_server.js';
+import { MockServer } from './mock_server.js';
+import { until } from './until.js';
 
 const { WebSocket } = createRequire(new URL('../node/package.json', import.meta.url))('ws');
 const QUICK = { reconnectInterval: 20, maxReconnectInterval: 200, lossWindow: 40, ackDelay: 10 };
@@ -202,10 +203,8 @@ test('only the event stream, and a request in error', async (context) => {
   let read = false;
   client.on('user_notification', () => (read = true));
   await until(() => read);
-  await new Promise((resolve) => setTimeout(resolve, 0));
   client.disconnect();
-  await until(() => server.links.size === 0);
-  assert.equal(server.inbox('42').acked, 1);
+  await until(() => server.links.size === 0 && server.inbox('42').acked === 1);
 });
 
 test('a handshake against a server that is not there gives up when told to', async () => {

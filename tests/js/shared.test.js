@@ -7,7 +7,8 @@ import { createClient, PushClient, Unauthorized } from '../../pushserver/web/sta
 import { createSharedClient, SharedClient } from '../../pushserver/web/static/pushclient/shared.js';
 import { Exchange } from '../../pushserver/web/static/pushclient/worker.js';
 import { fakeStorage, fakeWorker, nextTurn, tokenOf } from './fakes.js';
-import { MockServer, until } from './mock_server.js';
+import { MockServer } from './mock_server.js';
+import { until } from './until.js';
 
 const { WebSocket } = createRequire(new URL('../node/package.json', import.meta.url))('ws');
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from tests.ports import free_port
+from tools.ports import free_port
 
 KEY = "test-key"
 ROOT = Path(__file__).resolve().parents[2]

@@ -27,9 +27,9 @@ from pushserver.publisher import Publisher, PublishRefused
 from pushserver.testing.server import PushServer
 from tests.certificates import certificates
 from tests.engine.redis.servers import RedisServer
-from tests.ports import free_port
 from tests.publisher.fake_api import child_environment
 from tests.publisher.test_plain import Frame, Lazy, Scalar
+from tools.ports import free_port
 
 #: Seconds; the machine may be busy.
 PATIENCE = 60.0

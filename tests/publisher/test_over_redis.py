@@ -27,8 +27,8 @@ from pushserver.publisher.transport import RedisEndpoint
 from tests.certificates import certificates
 from tests.engine.redis.servers import RedisServer
 from tests.harness import wait_until
-from tests.ports import free_port
 from tests.publisher.fake_api import KEY, PATIENT, FakeApi
+from tools.ports import free_port
 
 
 @pytest.fixture

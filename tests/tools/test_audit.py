@@ -36,3 +36,14 @@ def test_every_folder_with_locked_packages_is_asked_for() -> None:
     folders = audit.packages()
     assert all(map(locked, folders))
     assert {audit.ROOT / "bench" / "peers", audit.ROOT / "tools" / "node"} <= set(folders)
+
+
+def test_what_is_left_out_without_npm_is_named_and_no_verdict(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(audit, "python", lambda: ("python: 70 packages, no advisory", 0))
+    monkeypatch.setattr("tools.audit.shutil.which", lambda program: None)
+    assert audit.main() == 2
+    left_out = [f"left out: {folder.relative_to(audit.ROOT)}: npm is missing" for folder in audit.packages()]
+    assert left_out
+    assert capsys.readouterr().out.splitlines() == ["python: 70 packages, no advisory", *left_out]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from tests.harness import ROOT
 from tools.bounds import SETUP, constraints, newest, oldest, requirements, unbounded
 
 SAMPLE = """
@@ -57,3 +61,17 @@ def test_ours_is_bounded_on_both_sides() -> None:
         assert lower is not None
         assert upper is not None
         assert Version(lower) < Version(upper), requirement
+
+
+def test_what_builds_and_what_the_makefile_installs_is_bounded_on_both_sides() -> None:
+    built = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    installs = [line for line in (ROOT / "Makefile").read_text().splitlines() if "pip install" in line]
+    asked = [re.findall(r'"([\w-]+ >=[^"]*)"', line) for line in installs]
+    assert len(installs) == 3
+    assert all(asked)
+    for text in (*built, *(each for line in asked for each in line)):
+        requirement = Requirement(text)
+        lower, upper = oldest(requirement), newest(requirement)
+        assert lower is not None, text
+        assert upper is not None, text
+        assert Version(lower) < Version(upper), text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,8 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from tools.full import STEPS, Step, end, play, steps
+from tools import full
+from tools.full import ROOT, STEPS, Step, end, play, steps
 from tools.versions import KINDS, PYTHONS
+
+#: The goals of make that belong to make full, and those that claim nothing.
+INSIDE = {"check", "suite", "test", "coverage", "conformance", "test-newest", "test-oldest", "dist", "full"}
+NO_CLAIM = {"run", "venv", "tools", "clean", "scoreboard-plots"}
 
 PASSES = Step("passes", ["true"], 10)
 FAILS = Step("fails", ["sh", "-c", "echo it broke here; exit 3"], 10)
@@ -40,6 +46,33 @@ def test_the_last_lines_name_what_was_left_out(tmp_path: Path, capsys: pytest.Ca
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].endswith("  left out")
     assert lines[-3:] == ["no step failed", "left out: cannot: no such program", "left out: partly: one of two"]
+
+
+def test_make_hides_why_a_recipe_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "Makefile").write_text("cannot:\n\t@exit 77\n")
+    assert play([Step("cannot", ["make", "-C", str(tmp_path), "cannot"], 10)], 5, logs=tmp_path) == 1
+    assert "failed: exit status 2" in capsys.readouterr().out
+
+
+def test_without_its_python_the_conformance_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, programs = tmp_path / "root", tmp_path / "bin"
+    shutil.copytree(ROOT / "tools", root / "tools", ignore=shutil.ignore_patterns("node_modules"))
+    programs.mkdir()
+    for name in ("bash", "dirname"):
+        found = shutil.which(name)
+        assert found is not None
+        (programs / name).symlink_to(found)
+    monkeypatch.setattr(full, "ROOT", root)
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (conformance,) = [step for step in steps(5, PYTHONS) if step.name == "conformance"]
+    assert play([conformance], 5, logs=tmp_path / "logs") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith("  left out")
+    assert lines[2] == "no step failed"
+    assert lines[3].startswith("left out: conformance: ")
 
 
 def test_a_step_that_takes_too_long_is_ended_with_its_children(
@@ -111,3 +144,11 @@ def test_which_versions_were_taken_is_said_and_which_were_not(
         "left out: partly: one of two",
         f"left out: {other} versions: make test-{other}",
     ]
+
+
+def test_each_command_of_make_belongs_to_it_or_is_named_as_left_out() -> None:
+    lines = [line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith(".PHONY: ")]
+    goals = {goal for line in lines for goal in line.split()[1:]}
+    (whole,) = [step for step in steps(5, PYTHONS) if step.name == "full"]
+    named = {words.removeprefix("make ") for line in whole.leaves_out for words in line.split(": ")[-1].split(", ")}
+    assert goals - INSIDE - NO_CLAIM == named

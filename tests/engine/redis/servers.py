@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.ports import free_port as free_port
+from tools.ports import free_port as free_port
 
 #: How long a process may take to answer, s.
 PATIENCE = 30.0

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from tests.ports import free_port
+from tools.ports import free_port
 
 
 def test_a_reserved_port_refuses_until_its_server_listens_and_after() -> None:

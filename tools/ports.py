@@ -1,7 +1,7 @@
-"""Ports for what a test starts: each is held from the question to the use, so that nobody else is given it.
+"""Ports for what tests and measurements start: each is held from the question to the use, so that nobody else gets it.
 
 A held port is bound and does not listen: a connection to it is refused, and a server that sets ``SO_REUSEADDR``, as
-Twisted, Redis, nginx and Node do, may listen on it.
+Twisted, Redis, nginx, Node and what is written in Go or Rust do, may listen on it.
 """
 
 from __future__ import annotations
