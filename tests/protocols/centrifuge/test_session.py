@@ -838,7 +838,9 @@ async def test_channels_that_connect_asks_for_are_subscribed_with_it(place: Loca
 
 async def test_channels_that_a_token_names_are_subscribed_with_it(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
-    named = {"channels": ["kept:a", "news:*", "user:bob", "nowhere:a"]}
+    theirs(place)
+    await place.execute("task.create", taskId="t1", userId="ann")
+    named = {"channels": ["kept:a", "news:*", "user:bob", "nowhere:a", "output:log/t1"], "subs": {"output:main/t1": {}}}
     told = (await ann.call(connect={"token": place.token("ann", **named)}))["connect"]
     assert sorted(told["subs"]) == ["kept:a", "system", "user:ann"]
     await ann.call(publish={"channel": "kept:a", "data": 1})
