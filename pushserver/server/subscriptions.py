@@ -43,8 +43,6 @@ from pushserver.server.user_turns import Slice
 
 Reply = Callable[[operations.Outcome], None]
 
-#: Channels of one request.
-MAX_NAMES: Final = 1_000
 #: So many are opened without a look at the clock: they take less than a slice.
 FEW: Final = 8
 #: Rejected channels of one request that are remembered.
@@ -607,5 +605,5 @@ class Subscriptions:
 
 
 def _check_number(named: Sized) -> None:
-    if len(named) > MAX_NAMES:
-        raise Invalid(f"more than {MAX_NAMES} channels in one message")
+    if len(named) > operations.MAX_NAMES:
+        raise Invalid(f"more than {operations.MAX_NAMES} channels in one message")

@@ -211,7 +211,7 @@ class CentrifugeSession:
         request, id = command.request, command.id or 0
         if request is None:
             return (_BAD,) if id else self._pong(at)
-        if isinstance(request, messages.SendRequest):
+        if isinstance(request, messages.SendRequest) and self._connected:
             return (Disconnect(NO_MESSAGES),)
         if not id or isinstance(request, messages.ConnectRequest) is self._connected:
             # Without an id; before the connect command; a second one.
@@ -310,14 +310,14 @@ class CentrifugeSession:
         positions: dict[str, Position] = {}
         for name, asked in (request.subs or {}).items():
             try:
-                item = self._item(name, asked)
+                item = self._item(name, asked or _PLAIN)
             except PushError:
                 # As what may not be subscribed: it is left out of the answer.
                 continue
             if item.channel.startswith(INBOXES) or item.channel == _SYSTEM:
                 if item.since is not None:
                     positions[item.channel] = item.since
-            else:
+            elif len(items) < operations.MAX_NAMES:
                 items.append(item)
         if token:
             self._count_authentication(at)
@@ -435,9 +435,11 @@ class CentrifugeSession:
 
     def _answer_connect(self, id: int, request: messages.ConnectRequest, who: operations.Authenticated) -> list[Effect]:
         own = f"{INBOXES}{who.user_id}"
+        name = self._rules.names.outward(own)
+        asked = (request.subs or {}).get(name)
         recovered = who.results.get(own)
         subs = {
-            self._rules.names.outward(own): messages.SubscribeResult(
+            name: messages.SubscribeResult(
                 recoverable=True,
                 positioned=True,
                 epoch=who.inbox.epoch,
@@ -445,7 +447,7 @@ class CentrifugeSession:
                 # comes to who was there before.
                 offset=who.inbox_after,
                 recovered=isinstance(recovered, Recovery) and recovered.recovered,
-                was_recovering=own in who.results,
+                was_recovering=asked is not None and bool(asked.recover),
             )
         }
         begun = _Beginnings(MAX_STATES)
@@ -458,7 +460,7 @@ class CentrifugeSession:
         return [self._reply(Reply(id, connect=self._hello(subs, who.expires_at, data))), *begun.pushes]
 
     def _subscriptions(
-        self, outcome: operations.Subscribed, asked: Mapping[str, messages.SubscribeRequest], begun: _Beginnings
+        self, outcome: operations.Subscribed, asked: Mapping[str, messages.SubscribeRequest | None], begun: _Beginnings
     ) -> dict[str, messages.SubscribeResult]:
         """Return what the reply to a connect command says of the channels that were subscribed with it. Those that were
         rejected are left out: clients report them as unsubscribed."""
@@ -623,6 +625,8 @@ class CentrifugeSession:
 
 _NO_EMULATION: Final = Emulation("", "")
 _BAD: Final = Disconnect(errors.BAD_REQUEST)
+#: A subscription of which nothing is asked.
+_PLAIN: Final = messages.SubscribeRequest()
 #: Errors that a remote call knows by other codes.
 _CALL_CODES: Final = {Code.NOT_FOUND: 404, Code.CONFLICT: 409}
 
@@ -655,10 +659,10 @@ def _given(token: str | None, code: Code) -> str:
     return token
 
 
-def _bearer(headers: Mapping[str, str]) -> str:
+def _bearer(headers: Mapping[str, str | None]) -> str:
     """Return the token that a client put among the headers that its platform could not send."""
     for name, value in headers.items():
-        if name.lower() == "authorization":
+        if value is not None and name.lower() == "authorization":
             scheme, _, credentials = value.partition(" ")
             return credentials.strip() if scheme.lower() == "bearer" else ""
     return ""

@@ -129,6 +129,8 @@ async def test_a_bad_token_is_a_close(place: LocalNode, language: Any) -> None:
         [{"id": 1}],
         [{"connect": {}}],
         [{"id": 0, "ping": {}}],
+        [{"send": {"data": 1}}],
+        [{"id": 1, "send": {"data": 1}}],
     ],
 )
 async def test_what_is_out_of_order_is_a_close(place: LocalNode, language: Any, commands: list[Any]) -> None:
@@ -572,6 +574,16 @@ async def test_calls_are_the_native_requests(place: LocalNode, language: Any) ->
     assert begun["data"]["task"]["taskId"] == "t1"
 
 
+async def test_a_call_whose_data_may_lack_needs_none(place: LocalNode, language: Any) -> None:
+    await place.execute("notify", userId="ann", data=1)
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    for call in ({"method": "inbox"}, {"method": "inbox", "data": None}, {"method": "inbox", "data": {}}):
+        assert [m["data"] for m in (await ann.call(rpc=call))["rpc"]["data"]["messages"]] == [1]
+    for call in ({"method": "task_get"}, {"method": "task_get", "data": None}):
+        error(107, await ann.call(rpc=call))
+
+
 async def test_the_inbox_is_read_and_kept_by_calls(place: LocalNode, language: Any) -> None:
     for n in range(2):
         await place.execute("notify", userId="ann", data=n)
@@ -856,6 +868,40 @@ async def test_channels_that_connect_asks_for_in_vain_are_left_out(place: LocalN
     assert sorted((await ann.connect("ann", subs=asked))["subs"]) == ["free:a", "system", "user:ann"]
 
 
+@pytest.mark.parametrize("who", ["a user", "nobody", "nobody with a token"])
+async def test_more_channels_than_one_message_may_name_are_left_out(place: LocalNode, language: Any, who: str) -> None:
+    theirs(place)
+    place.node._limits.channels_per_connection = 2_000
+    nobody = Nobody(place, language)
+    asked: dict[str, Any] = {f"room:{n}": {} for n in range(1_001)}
+    last = Sdk(place, nobody.language)
+    match who:
+        case "a user":
+            # The place of its own channel among them counts for nothing.
+            asked["user:ann"] = {"recover": True}
+            told = await last.connect("ann", subs=asked)
+            assert told["subs"]["user:ann"]["recovered"] is True
+        case "nobody":
+            told = (await last.call(connect={"subs": asked}))["connect"]
+        case _:
+            told = (await last.call(connect={"token": place.token(""), "subs": asked}))["connect"]
+    # Which of them is the last one is the codec's to say: Protobuf's maps have no order.
+    found = set(told["subs"]) - {"system", "user:ann"}
+    assert (len(found), found <= asked.keys()) == (1_000, True)
+    assert (await last.call(ping={})) == {"ping": {}}
+
+
+async def test_null_is_absence_in_what_connect_asks_for(place: LocalNode) -> None:
+    ann = Sdk(place, Json())
+    headers = {"x-nothing": None, "authorization": f"Bearer {place.token('ann')}"}
+    told = (await ann.call(connect={"headers": headers, "subs": {"kept:a": None, "user:ann": None}}))["connect"]
+    assert sorted(told["subs"]) == ["kept:a", "system", "user:ann"]
+    assert told["subs"]["kept:a"]["was_recovering"] is False
+    one = Sdk(place, Json())
+    one.send({"id": 1, "connect": {"headers": {"authorization": None}}})
+    error(101, await place.until(lambda: one.answer_to(1)))
+
+
 async def test_a_client_of_no_epoch_is_given_all_that_is_kept(place: LocalNode, language: Any) -> None:
     ann, bob = Sdk(place, language), Sdk(place, language)
     await ann.connect("ann")
@@ -883,8 +929,14 @@ async def test_an_inbox_from_its_beginning(place: LocalNode, language: Any) -> N
         await place.execute("notify", userId="ann", data=n)
     ann = Sdk(place, language)
     own = (await ann.connect("ann", subs={"user:ann": {"recover": True}}))["subs"]["user:ann"]
-    assert (own["recovered"], own["offset"]) == (True, 0)
+    assert (own["recovered"], own["offset"], own["was_recovering"]) == (True, 0, True)
     await place.until(lambda: len(ann.published("user:ann")) == 3)
+    # An offset of no epoch is no position, and yet it was asked for.
+    asked = {"user:ann": {"recover": True, "epoch": "", "offset": 2}, "system": {"recover": True, "offset": 2}}
+    subs = (await Sdk(place, language).connect("ann", subs=asked))["subs"]
+    assert [(sub["recovered"], sub["was_recovering"]) for sub in subs.values()] == [(False, True)] * 2
+    subs = (await Sdk(place, language).connect("ann", subs={"user:ann": {"epoch": own["epoch"]}}))["subs"]
+    assert [(sub["recovered"], sub["was_recovering"]) for sub in subs.values()] == [(False, False)] * 2
 
 
 # -- nobody -----------------------------------------------------------------------------------------------------------
