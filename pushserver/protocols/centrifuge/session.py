@@ -26,7 +26,7 @@ from pushserver.core.task import TaskState
 from pushserver.core.tokens import NEVER
 from pushserver.protocols.centrifuge import calls, history, messages, presence
 from pushserver.protocols.centrifuge.messages import Codec, Reply
-from pushserver.protocols.centrifuge.pushes import CODES, MAX_FRAME, TEMPORARY, ChannelNames, push, told
+from pushserver.protocols.centrifuge.pushes import CODES, MAX_FRAME, TEMPORARY, ChannelNames, frame, told
 
 #: Characters that are kept of a client's name, and of its version.
 MAX_NAME: Final = 64
@@ -109,12 +109,15 @@ class _Beginnings:
         self._states = states
         self.pushes: list[Effect] = []
 
-    def take(self, publications: Iterable[Publication]) -> bool:
-        """Return whether there is room for these, and take it."""
-        left = self._publications - sum(each.size + history.AROUND for each in publications)
-        if left >= 0:
-            self._publications = left
-        return left >= 0
+    def take(self, publications: Iterable[messages.Publication]) -> bool:
+        """Return whether there is room for these, as they are in JSON, and take it."""
+        left = self._publications
+        for each in publications:
+            left -= len(msgspec.json.encode(each))
+            if left < 0:
+                return False
+        self._publications = left
+        return True
 
     def take_state(self, state: Raw) -> bool:
         """Return whether there is room for a channel's state, and take it."""
@@ -508,9 +511,9 @@ class CentrifugeSession:
             return messages.SubscribeResult(expires=expires, ttl=ttl, data=state if begun.take_state(state) else UNSET)
         asked = request is not None and bool(request.recover)
         recovered = asked and result.recovered
-        missed = result.messages if recovered else ()
+        missed = tuple(map(told, result.messages)) if recovered else ()
         if not begun.take(missed):
-            begun.pushes += map(self._push, missed)
+            begun.pushes += map(self._push, result.messages)
             missed = ()
         offset = result.offset
         if recovered and request is not None:
@@ -522,14 +525,14 @@ class CentrifugeSession:
             recoverable=True,
             positioned=True,
             epoch=result.epoch,
-            publications=tuple(map(told, missed)),
+            publications=missed,
             recovered=recovered,
             offset=offset,
             was_recovering=asked,
         )
 
     def _push(self, publication: Publication) -> Send:
-        return self._reply(push(publication, self._rules.names))
+        return Send(frame(publication, self._rules.names, self._codec), None, "")
 
     # -- what goes wrong ----------------------------------------------------------------------------------------------
 

@@ -242,6 +242,19 @@ async def test_much_that_was_missed_follows_the_reply(place: LocalNode, language
     assert [p["offset"] for p in bob.published("kept:a")] == [1, 2, 3, 4, 5, 6]
 
 
+async def test_a_thousand_small_messages_that_were_missed_come_with_the_reply(place: LocalNode, language: Any) -> None:
+    place.node.namespaces.adopt(Namespaces([Namespace("kept", history_size=3_000)]))
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    for size, whole in ((1_400, True), (1_400, False)):
+        await place.execute("broadcast", channels=["kept:a"] * size, data=1)
+        begun = (await ann.call(subscribe={"channel": "kept:a", "recover": True}))["subscribe"]
+        assert begun["recovered"] is True
+        assert len(begun["publications"]) == (size if whole else 0)
+        assert len(msgspec.json.encode(begun["publications"])) < session.MAX_RECOVERED
+    await place.until(lambda: len(ann.published("kept:a")) >= 2_800)
+
+
 async def test_one_reply_holds_so_much_of_all_channels_together(place: LocalNode, language: Any) -> None:
     ann, bob = Sdk(place, language), Sdk(place, language)
     await ann.connect("ann")
