@@ -1048,6 +1048,31 @@ async def test_a_token_of_nobody_with_publish_publishes_there(place: LocalNode, 
     assert told["info"] == {"user": "", "client": one.connection.id}
 
 
+async def test_what_a_token_says_of_nobody_is_shown(place: LocalNode, language: Any) -> None:
+    theirs(place)
+    nobody = Nobody(place, language)
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    await ann.call(subscribe={"channel": "team:a"})
+    one = await nobody.connect(place.token("", info={"name": "guest"}))
+    token = place.token("", channel="team:a", publish=True, info={"seat": 1})
+    assert "subscribe" in await one.call(subscribe={"channel": "team:a", "token": token})
+    conn_info, chan_info = {"name": "guest"}, {"seat": 1}
+    who = {"user": "", "client": one.connection.id, "conn_info": conn_info}
+    shown = (await ann.call(presence={"channel": "team:a"}))["presence"]["presence"][one.connection.id]
+    assert {"user": ""} | shown == who | {"chan_info": chan_info}
+    await place.until(
+        lambda: any(push.get("join", {}).get("info") == who | {"chan_info": chan_info} for push in ann.told)
+    )
+    assert "publish" in await one.call(publish={"channel": "team:a", "data": 1})
+    (told,) = await place.until(lambda: ann.published("team:a"))
+    assert told["info"] == who
+    one.vanish()
+    await place.until(
+        lambda: any(push.get("leave", {}).get("info", {}).get("conn_info") == conn_info for push in ann.told)
+    )
+
+
 async def test_who_is_nobody_stays_nobody(place: LocalNode, language: Any) -> None:
     theirs(place)
     one = await Nobody(place, language).connect(place.token(""))
