@@ -522,6 +522,22 @@ async def test_a_token_for_a_channel_is_renewed_without_its_name(place: LocalNod
     error(108, await ann.call(sub_refresh={"token": place.token("ann", channel="kept:b")}))
 
 
+async def test_the_end_of_a_token_for_a_private_channel_ends_its_subscription(place: LocalNode, language: Any) -> None:
+    theirs(place)
+    place.node.namespaces.adopt(Namespaces([Namespace("$own")], private=True))
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    error(103, await ann.call(subscribe={"channel": "$own:a"}))
+    begun = await ann.call(subscribe={"channel": "$own:a", "token": place.token("ann", channel="$own:a")})
+    assert begun["subscribe"]["expires"] is True
+    ((connection, held),) = place.node._channel_tokens.held()
+    place.node._channel_tokens.end(connection, held, Code.TOKEN_EXPIRED)
+    (push,) = await place.until(lambda: [push for push in ann.told if "unsubscribe" in push])
+    assert (push["channel"], push["unsubscribe"]["code"]) == ("$own:a", 2501)
+    assert "$own:a" not in ann.connection.channels
+    assert (await ann.call(ping={}), ann.closed) == ({"ping": {}}, None)
+
+
 async def test_more_than_five_thousand_who_are_present_are_too_many(
     place: LocalNode, language: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
