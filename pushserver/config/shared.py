@@ -12,6 +12,8 @@ from pushserver.config.sections import Config
 #: Sections that are shared whole, and keys of others. No secret is among them.
 _SECTIONS: Final = ("inbox", "tasks", "rate_limits")
 _KEYS: Final = ("issuer", "audience", "user_claim", "max_token_lifetime", "refresh_grace")
+#: What a namespace is by its name, and not by a setting.
+_NOT_SET: Final = frozenset({"name", "kind", "private"})
 
 
 def shared_settings(config: Config) -> dict[str, Any]:
@@ -25,5 +27,5 @@ def shared_settings(config: Config) -> dict[str, Any]:
     found |= {f"roles.{role}": sorted(permissions) for role, permissions in config.roles.items()}
     for name, namespace in derived.namespaces(config).all.items():
         options = msgspec.to_builtins(namespace)
-        found |= {f"namespaces.{name}.{key}": value for key, value in options.items() if key not in ("name", "kind")}
+        found |= {f"namespaces.{name}.{key}": value for key, value in options.items() if key not in _NOT_SET}
     return found

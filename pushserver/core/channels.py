@@ -84,7 +84,8 @@ _NAMED_BY_ID = frozenset({Kind.USER, Kind.TASK, Kind.STATUS})
 class Namespace(msgspec.Struct, frozen=True):
     """What the channels of one namespace may do. `history_ttl` is in milliseconds; 0 messages of history: none kept.
     `user_limited`: a channel whose name has a ``#`` is for the user alone whose id stands behind its last one. `open`:
-    whoever connects may do everything there, signed in or not.
+    whoever connects may do everything there, signed in or not. `private`: as it counts for a channel whose name begins
+    with `PRIVATE`: whose name it is needs a permission as well. Never configured.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Namespace(msgspec.Struct, frozen=True):
     join_leave: bool = False
     user_limited: bool = False
     open: bool = False
+    private: bool = False
 
     @property
     def durable(self) -> bool:
@@ -247,4 +249,4 @@ class Namespaces:
         found = self._by_name.get(name) if colon else self._single.get(channel, self._unnamed)
         if found is None or not (self._private and channel.startswith(PRIVATE)) or found.subscribe is Rule.NOBODY:
             return found
-        return msgspec.structs.replace(found, subscribe=Rule.PERMISSION)
+        return msgspec.structs.replace(found, subscribe=Rule.PERMISSION, private=True)

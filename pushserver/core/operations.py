@@ -7,7 +7,7 @@ is the closed set that `ClientRequests.carry_out` matches.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -18,6 +18,9 @@ from pushserver.core.output import OutputKind
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.core.task import TaskState
+
+#: Channels of one request.
+MAX_NAMES: Final = 1_000
 
 # -- what is asked ----------------------------------------------------------------------------------------------------
 

@@ -151,6 +151,7 @@ def may_subscribe(namespace: Namespace, channel: str, user_id: str | None, grant
         return None if namespace.subscribe is Rule.ANYONE and only is None else Code.NOT_AUTHENTICATED
     if only is not None:
         allowed = only == user_id and namespace.subscribe is not Rule.NOBODY
+        allowed = allowed and (not namespace.private or grants.subscribe(channel))
         return None if allowed else Code.PERMISSION_DENIED
     if namespace.kind is Kind.USER:
         return None if _own(channel, user_id) else Code.PERMISSION_DENIED

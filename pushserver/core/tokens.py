@@ -32,6 +32,7 @@ from jwt.algorithms import HMACAlgorithm
 from pushserver.core.channels import MAX_ID_LENGTH, is_channel, is_id
 from pushserver.core.errors import Code, Invalid, Refused, TokenRefused
 from pushserver.core.inbox import INBOXES
+from pushserver.core.output import PREFIX
 from pushserver.core.permissions import Grants
 
 T = TypeVar("T")
@@ -365,8 +366,8 @@ def _json(claims: dict[str, Any], name: str) -> bytes | None:
 
 
 def _named(channels: Iterable[str]) -> tuple[str, ...]:
-    """Return those that are no globs; a user's own channel needs no naming."""
-    return tuple(name for name in channels if "*" not in name and not name.startswith(INBOXES))
+    """Return those that are no globs; a user's own channel needs no naming, and outputs are read over HTTP."""
+    return tuple(name for name in channels if "*" not in name and not name.startswith((INBOXES, PREFIX)))
 
 
 class _Facts(msgspec.Struct, frozen=True):

@@ -145,7 +145,7 @@ class ClientRequests:
 
 def _sender(connection: Connection, identity: Identity) -> Author:
     """Return whose messages a connection publishes."""
-    return Author(identity.user_id, connection.id, None if identity.info is None else identity.info.decode())
+    return Author(identity.user_id, connection.id, connection.info)
 
 
 def _in(connection: Connection, channel: str, identity: Identity) -> Identity:

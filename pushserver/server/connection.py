@@ -138,6 +138,12 @@ class Connection:
         """Return what the token says that counts, a user's or nobody's; None: it showed none."""
         return self.visit if self.identity is None else self.identity
 
+    @property
+    def info(self) -> str | None:
+        """Return what its token says of its user, or of nobody, JSON."""
+        shown = self.shown
+        return None if shown is None or shown.info is None else shown.info.decode()
+
     def answered(self, now: int) -> None:
         """The client answered a ping; ``now``: ms of the monotonic clock."""
         self.last_heard_at = now

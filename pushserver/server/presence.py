@@ -350,7 +350,8 @@ class Presence:
         if namespace.announces_presence:
             info = connection.info_in(channel)
             data = publication.body(_Joined("", None if info is None else msgspec.Raw(info)))
-            await self._publishing.announce(channel, _TYPES[here], data, Author("", connection.id), by_connection=True)
+            who = Author("", connection.id, connection.info)
+            await self._publishing.announce(channel, _TYPES[here], data, who, by_connection=True)
 
     async def _leave(self, connection: Connection, namespace: Namespace, channel: str) -> None:
         identity = connection.identity_for(channel)
@@ -362,9 +363,7 @@ class Presence:
         self, connection: Connection, namespace: Namespace, channel: str, here: bool, identity: Identity, counts: bool
     ) -> None:
         """A connection has come, or has gone. ``counts``: its user with it, as the first or the last one."""
-        own = connection.identity
-        told = None if own is None or own.info is None else own.info.decode()
-        who = Author(identity.user_id, connection.id, told)
+        who = Author(identity.user_id, connection.id, connection.info)
         if counts:
             await self._changed(namespace, channel, here, identity.user_id, _info(identity), who)
         elif namespace.announces_presence:

@@ -14,9 +14,7 @@ def present_here(hub: Hub, channel: str) -> list[PresentConnection]:
 
 
 def _shown(connection: Connection, channel: str) -> PresentConnection:
-    identity = connection.identity or NOBODY
-    return PresentConnection(connection.id, identity.user_id, _text(identity.info), _text(connection.info_in(channel)))
-
-
-def _text(info: bytes | None) -> str | None:
-    return None if info is None else info.decode()
+    identity, there = connection.identity or NOBODY, connection.info_in(channel)
+    return PresentConnection(
+        connection.id, identity.user_id, connection.info, None if there is None else there.decode()
+    )

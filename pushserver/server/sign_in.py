@@ -35,7 +35,7 @@ from pushserver.server.hub import Hub
 from pushserver.server.limits import Limits
 from pushserver.server.replay import without_excluded
 from pushserver.server.stats import Counters
-from pushserver.server.subscriptions import MAX_NAMES, Reply, Subscriptions
+from pushserver.server.subscriptions import Reply, Subscriptions
 from pushserver.server.tasks import LISTED, user_channel
 from pushserver.server.user_places import UserPlaces
 
@@ -53,7 +53,7 @@ def _items(asked: operations.Authenticate, identity: Identity) -> tuple[operatio
     known = {item.channel for item in asked.items}
     named = identity.named if asked.named else ()
     more = [operations.SubscribeItem(name) for name in named if name not in known]
-    return (*asked.items, *more[: max(0, MAX_NAMES - len(asked.items))])
+    return (*asked.items, *more[: max(0, operations.MAX_NAMES - len(asked.items))])
 
 
 def _nothing() -> None:
@@ -302,7 +302,7 @@ class SignIn:
             await self._subscriptions.describe(connection)
 
     async def _subscribe_named(self, connection: Connection, identity: Identity, names: list[str]) -> None:
-        items = tuple(operations.SubscribeItem(name) for name in names[:MAX_NAMES])
+        items = tuple(operations.SubscribeItem(name) for name in names[: operations.MAX_NAMES])
         subscribed, go_live = await self._open_named(connection, identity, items)
         for name, result in subscribed.results.items():
             data = subscribed.data.get(name)

@@ -43,8 +43,6 @@ from pushserver.server.user_turns import Slice
 
 Reply = Callable[[operations.Outcome], None]
 
-#: Channels of one request.
-MAX_NAMES: Final = 1_000
 #: So many are opened without a look at the clock: they take less than a slice.
 FEW: Final = 8
 #: Rejected channels of one request that are remembered.
@@ -490,8 +488,8 @@ class Subscriptions:
             if name in connection.channels or not connection.open:
                 continue
             if namespace.kind is Kind.USER:
-                # The user's own channel was subscribed at the sign-in.
-                raise Refused("the channel is another user's own")
+                await self._give_back_inbox(connection, name, since, data)
+                continue
             version = 0
             if namespace.kind is Kind.TASK:
                 state = await self._tasks.get(name.partition(":")[2])
@@ -502,6 +500,7 @@ class Subscriptions:
                     # The owner gets the task's events on the owner's own channel.
                     connection.channels.add(name)
                     connection.server_channels = (*connection.server_channels, name)
+                    self.notify(connection, operations.SubscriptionGained(name, None, data))
                     continue
             if namespace.kind is Kind.OUTPUT:
                 await self._outputs.check(None, name)
@@ -534,6 +533,25 @@ class Subscriptions:
                 self.go_live(catchup, newest)
                 if namespace.kind is Kind.TASK:
                     self._tasks.caught_up(connection, name, {name.partition(":")[2]: version})
+
+    async def _give_back_inbox(
+        self, connection: Connection, name: str, since: Position | None, data: str | None
+    ) -> None:
+        """The server side subscribes a connection to its user's own channel, which it had at its sign-in and has left
+        since: what waits there follows the notice. Raises `errors.Refused` for another user's."""
+        if not connection.is_lasting(name):
+            raise Refused("the channel is another user's own")
+        catchup = self._hub.begin(connection, name)
+        try:
+            await self._hub.confirmed(catchup)
+            start = await self._replay.start(name, since)
+        except BaseException:
+            self.drop(connection, name)
+            raise
+        if catchup.current:
+            newest = Recovery(start.recovered is True, start.after, start.page.epoch)
+            self.notify(connection, operations.SubscriptionGained(name, newest, data))
+            self._replay.replay(catchup, start)
 
     def force_unsubscribe(self, connection: Connection, names: tuple[str, ...]) -> bool:
         """The server side ends subscriptions of a connection; return whether there was one. Its user's own channel
@@ -587,5 +605,5 @@ class Subscriptions:
 
 
 def _check_number(named: Sized) -> None:
-    if len(named) > MAX_NAMES:
-        raise Invalid(f"more than {MAX_NAMES} channels in one message")
+    if len(named) > operations.MAX_NAMES:
+        raise Invalid(f"more than {operations.MAX_NAMES} channels in one message")

@@ -17,6 +17,7 @@ from pushserver.core import errors
 from pushserver.core.channels import is_id
 from pushserver.core.errors import Code, Invalid, NotFound, PushError, Refused, Unavailable
 from pushserver.core.inbox import INBOXES
+from pushserver.core.output import PREFIX
 from pushserver.core.positions import Position
 from pushserver.protocols.centrifuge import history, presence, server_api
 from pushserver.protocols.centrifuge.messages import ABSENT, HistoryResult, PresenceResult, PresenceStatsResult
@@ -128,7 +129,10 @@ class CentrifugeMethods:
     # -- messages -----------------------------------------------------------------------------------------------------
 
     def _channel(self, given: str | None) -> str:
-        return self._names.inward(required(given, "channel"))
+        channel = self._names.inward(required(given, "channel"))
+        if channel.startswith(PREFIX):
+            raise not_available("outputs are read over HTTP")
+        return channel
 
     async def _execute(self, caller: Caller, method: str, params: dict[str, object]) -> Any:
         octets = msgspec.json.encode({name: value for name, value in params.items() if value is not None})

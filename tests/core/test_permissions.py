@@ -290,4 +290,18 @@ def test_a_name_for_one_user_is_for_that_user_alone() -> None:
     assert asked(may_publish, "own:a#42", "43", *everything) is DENIED
     assert asked(may_publish, "own:a") is None
     assert asked(may_subscribe, "shut:a#42") is DENIED
+
+
+def test_a_private_name_for_one_user_needs_a_permission_as_well() -> None:
+    entries = [configured("$own", user_limited=True), configured("own", subscribe=Rule.PERMISSION, user_limited=True)]
+    private = Namespaces(entries, private=True)
+    for question in (may_subscribe, may_read_history, may_read_presence):
+        for permission in ("subscribe:$own:*", "admin"):
+            assert question(private.of("$own:a#42"), "$own:a#42", "42", Grants.of([permission])) is None
+        assert question(private.of("$own:a#42"), "$own:a#42", "42", NOBODY) is DENIED
+        assert question(private.of("$own:a#42"), "$own:a#42", "43", ADMIN) is DENIED
+        # A rule of one's own allows whose name it is.
+        assert question(private.of("own:a#42"), "own:a#42", "42", NOBODY) is None
+        plain = Namespaces(entries).of("$own:a#42")
+        assert question(plain, "$own:a#42", "42", NOBODY) is None
     assert asked(may_subscribe, "news:a#42", "43") is None

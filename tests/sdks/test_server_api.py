@@ -92,6 +92,7 @@ def test_cent(server: Server, python: Path) -> None:
     visit = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=120)
     said: dict[str, Any] = {one.pop("said"): one for one in map(json.loads, visit.stdout.splitlines())}
     results = {what: one["result"] for what, one in said.items() if "result" in one}
+    print(f"\ncent {results['version']}")
     errors = {what: one["error"] for what, one in said.items() if "error" in one}
     assert errors == {"publish nowhere": 102, "history elsewhere": 112, "wrong key": 401}
     epoch = results["publish"]["epoch"]

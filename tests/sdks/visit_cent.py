@@ -6,6 +6,7 @@ visit_cent.py ADDRESS KEY USER    on each line {"said", and "result" or "error"}
 import json
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import cent
@@ -26,6 +27,7 @@ def visit(client: cent.Client, user: str) -> None:
         )
         return result
 
+    print(json.dumps({"said": "version", "result": version("cent")}), flush=True)
     once = {"channel": NEWS, "idempotency_key": "one"}
     report("publish", client.publish, cent.PublishRequest(data={"n": 1}, tags={"colour": "blue"}, **once))
     first = report("publish again", client.publish, cent.PublishRequest(data={"n": 2}, **once))

@@ -86,6 +86,18 @@ def subscribe(claims: dict[str, Any]) -> dict[str, Any]:
     return {"id": 2, "subscribe": {"channel": "kept:a", "token": {"channel": "kept:a"} | claims}}
 
 
+def renew(claims: dict[str, Any]) -> dict[str, Any]:
+    """Return a command with a newer token for a channel, which has these claims."""
+    return {"id": 2, "sub_refresh": {"channel": "kept:a", "token": {"channel": "kept:a"} | claims}}
+
+
+def typed(command: int, number: int) -> bytes:
+    """Return a command of this number on a channel, in Protobuf, whose field of the other number (``type``) is 1."""
+    request = b"\x0a\x06kept:a" + (b"\x12\x011" if command == 7 else b"") + protobuf.varint(number << 3) + b"\x01"
+    octets = b"\x08\x01" + protobuf.varint(command << 3 | 2) + protobuf.varint(len(request)) + request
+    return protobuf.varint(len(octets)) + octets
+
+
 #: Further ahead than the clocks may differ; nine times that is longer than a token may last.
 LATER = 10 * 86_400
 ROWS: dict[str, Row] = {
@@ -97,8 +109,8 @@ ROWS: dict[str, Row] = {
         (b'{"id":4294967296,"connect":{}}',), (b"\x08\x08\x80\x80\x80\x80\x10\x22\x00",)
     ),
     "a field of another type than its own": Row((b'{"id":1,"connect":{"token":5}}',), (b"\x04\x08\x01\x20\x05",)),
-    "a binary frame in JSON": Row((b"{}",), other_kind=True, never=STREAMS),
-    "a text frame in Protobuf": Row((), (b"{}",), other_kind=True, never=STREAMS),
+    "a binary frame in JSON": Row((b"{}", b'{"id":1,"connect":{}}' + b" " * 65_515), other_kind=True, never=STREAMS),
+    "a text frame in Protobuf": Row((), (b"{}", b"x" * 65_536), other_kind=True, never=STREAMS),
     "an empty frame": Row((b"",), (b"",)),
     "Protobuf that is cut off": Row((), (b"\x05\x08", b"\x05", b"\x04\x08\x01\x22\x05")),
     "a varint of eleven octets": Row((), (b"\x80" * 10 + b"\x01",)),
@@ -121,12 +133,24 @@ ROWS: dict[str, Row] = {
         connect({"info": "x" * 1_025}),
         before=True,
     ),
+    "a newer token that does not hold": each(
+        *({"id": 2, "refresh": {"token": claims}} for claims in ({"key": "x" * 32}, {"nbf": LATER}, {"channel": "a"}))
+    ),
     "a token that has ended": each(connect({"exp": -60}), connect({"expire_at": -60}), before=True),
     "a `connect` without a token": each({"id": 1, "connect": {}}, before=True),
-    "a token for another channel, user or connection": each(
+    "a token for another channel, user or connection, or with a malformed claim": each(
         *map(subscribe, [{"channel": "kept:b"}, {"sub": "bob"}, {"client": "another"}, {"key": "x" * 32}]),
         subscribe({"channel": None}),
+        *map(subscribe, [{"info": "x" * 1_025}, {"b64info": "%"}, {"b64data": "%"}, {"expire_at": "soon"}]),
+        *map(subscribe, [{"expire_at": 9 * LATER}, {"client": 5}, {"publish": "yes"}]),
     ),
+    "a newer token for a channel that does not hold": each(
+        *map(renew, [{"sub": "bob"}, {"key": "x" * 32}, {"channel": "kept:b"}, {"channel": None}]),
+        renew({"client": "another"}),
+    ),
+    "a newer token for a channel that has ended": each(renew({"exp": -60})),
+    "filters by tags": each({"id": 2, "subscribe": {"channel": "kept:a", "tf": {"key": "a", "cmp": "eq", "val": "b"}}}),
+    "`delta`, and bit 1 of `flag`": each({"id": 2, "subscribe": {"channel": "kept:a", "delta": "fossil", "flag": 1}}),
     "a token for a channel that has ended": each(subscribe({"exp": -60})),
     "a channel that is no name, `#1,2` too": each(
         *({"id": 2, "subscribe": {"channel": name}} for name in ("", "kept:a b", "own:#1,2", "kept:*", "kept:\u00e9"))
@@ -142,6 +166,16 @@ ROWS: dict[str, Row] = {
         {"id": 2, "rpc": {"method": "other", "data": {}}},
         {"id": 2, "presence": {"channel": "kept:a"}},
         {"id": 2, "history": {"channel": "own:a", "limit": 1}},
+    ),
+    "a `type` of another kind of channel": Row(
+        (
+            {"id": 2, "subscribe": {"channel": "kept:a", "type": 1}},
+            {"id": 2, "publish": {"channel": "kept:a", "data": 1, "type": 1}},
+            {"id": 2, "sub_refresh": {"channel": "kept:a", "token": "", "type": 1}},
+        ),
+        # The SDK's classes know of none: by the numbers of client.proto.
+        (typed(5, 15), typed(7, 3), typed(15, 5)),
+        signed_in=True,
     ),
     "a position of another epoch in `history`": each(
         {"id": 2, "history": {"channel": "kept:a", "limit": 1, "since": {"offset": 1, "epoch": "other"}}}

@@ -219,6 +219,50 @@ async def test_a_position_that_is_lost_is_none(place: LocalNode, api: Api) -> No
     assert ann.published("room:a") == []
 
 
+async def test_an_owner_is_told_that_the_server_subscribed_it_to_its_task(place: LocalNode, api: Api) -> None:
+    ann = await connected(place, "ann")
+    await place.execute("task.create", taskId="t1", userId="ann")
+    assert await api.ask("subscribe", user="ann", channel="task:t1", data={"hello": 1}) == {}
+    (push,) = await place.until(lambda: [each for each in ann.told if "subscribe" in each])
+    assert (push["channel"], push["subscribe"]) == ("task:t1", {"data": {"hello": 1}})
+    place.time.advance(2)
+    await place.execute("task.progress", taskId="t1", percentage=50)
+    (told,) = await place.until(lambda: ann.published("task:t1"))
+    assert ann.told.index(push) < ann.told.index({"channel": "task:t1", "pub": told})
+    assert await api.ask("unsubscribe", user="ann", channel="task:t1") == {}
+    (push,) = [each for each in ann.told if "unsubscribe" in each]
+    assert (push["channel"], push["unsubscribe"]["code"]) == ("task:t1", 2000)
+
+
+async def test_an_inbox_that_its_user_left_is_subscribed_again(place: LocalNode, api: Api) -> None:
+    ann = await connected(place, "ann")
+    await api.ask("publish", channel="#ann", data=0)
+    await place.until(lambda: ann.published("user:ann"))
+    # Who has it is told nothing anew.
+    assert await api.ask("subscribe", user="ann", channel="#ann") == {}
+    assert not [each for each in ann.told if "subscribe" in each]
+    await ann.call(unsubscribe={"channel": "user:ann"})
+    told = await api.ask("publish", channel="#ann", data=1)
+    await ann.call(ping={})
+    assert len(ann.published("user:ann")) == 1
+    since = {"offset": 1, "epoch": told["epoch"]}
+    assert await api.ask("subscribe", user="ann", channel="#ann", recover_since=since, data={"again": 1}) == {}
+    await place.until(lambda: len(ann.published("user:ann")) == 2)
+    (push,) = [each for each in ann.told if "subscribe" in each]
+    assert (push["channel"], push["subscribe"]) == (
+        "user:ann",
+        {"recoverable": True, "positioned": True, "epoch": told["epoch"], "offset": 1, "data": {"again": 1}},
+    )
+    assert ann.published("user:ann")[1]["data"] == 1
+    # From here on it is as if it had not been left: what comes is sent, and counts as sent.
+    await api.ask("publish", channel="#ann", data=2)
+    await place.until(lambda: len(ann.published("user:ann")) == 3)
+    ann.ping()
+    ann.pong()
+    await ann.call(ping={})
+    assert (await place.engine.inbox.state("ann")).acked == 3
+
+
 async def test_connections_are_closed(place: LocalNode, api: Api) -> None:
     ann, second, third = [await connected(place, "ann") for _ in range(3)]
     bob = await connected(place, "bob")
@@ -299,6 +343,12 @@ REFUSED: list[tuple[str, Any, int]] = [
     ("subscribe", {"user": "ann", "channel": "nowhere:a"}, 102),
     ("subscribe", {"user": "ann", "channel": "task:none"}, 102),
     ("subscribe", {"user": "ann", "channel": "#bob"}, 103),
+    ("subscribe", {"user": "ann", "channel": "output:log/t1"}, 108),
+    ("unsubscribe", {"user": "ann", "channel": "output:log/t1"}, 108),
+    ("presence", {"channel": "output:log/t1"}, 108),
+    ("history", {"channel": "output:log/t1", "limit": 1}, 108),
+    ("history_remove", {"channel": "output:log/t1"}, 108),
+    ("publish", {"channel": "output:log/t1", "data": 1}, 108),
     ("subscribe", {"user": "ann", "channel": "room:a", "expire_at": 1}, 108),
     ("subscribe", {"user": "ann", "channel": "room:a", "override": {"presence": {"value": True}}}, 108),
     ("subscribe", {"user": "ann", "channel": "room:a", "label_filter": {"a": "b"}}, 108),

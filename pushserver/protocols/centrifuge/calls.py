@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 from msgspec.structs import replace
 
 from pushserver.core import operations
@@ -24,10 +24,13 @@ SESSION: Final = "session"
 #: Octets of that in one reply.
 MAX_SESSION: Final = 262_144
 
+#: Data that did not come.
+_NO_DATA: Final = frozenset({b"", b"null"})
+
 
 class _NativeRequest(Struct):
     type: str
-    data: Raw
+    data: Raw | UnsetType
 
 
 def operation(method: str, data: Raw) -> operations.Operation:
@@ -37,7 +40,8 @@ def operation(method: str, data: Raw) -> operations.Operation:
         return operations.ReadSession()
     if method not in METHODS:
         raise Refused("no such method", Code.UNKNOWN_MESSAGE_TYPE)
-    return operation_of(native.decode(msgspec.json.encode(_NativeRequest(method, payload(data)))))
+    given = UNSET if bytes(data).strip() in _NO_DATA else payload(data)
+    return operation_of(native.decode(msgspec.json.encode(_NativeRequest(method, given))))
 
 
 def result(outcome: operations.Outcome) -> Raw:

@@ -14,7 +14,7 @@ from pushserver.core.publication import Publication
 from pushserver.protocols import rfc6455
 from pushserver.protocols.centrifuge import messages
 from pushserver.protocols.centrifuge.messages import PING, Codec, Reply
-from pushserver.protocols.centrifuge.pushes import ChannelNames, push
+from pushserver.protocols.centrifuge.pushes import ChannelNames, frame
 
 #: A close without a reason is none to clients: they come back, whatever its code.
 NO_REASON: Final = "closed"
@@ -45,7 +45,7 @@ class _Dialect:
         raise NotImplementedError
 
     def publication(self, publication: Publication) -> bytes:
-        return self.text(self._codec.reply(push(publication, self._names)))
+        return self.text(frame(publication, self._names, self._codec))
 
     def ping(self) -> bytes:
         return self._ping

@@ -10,13 +10,15 @@ from pushserver.core.errors import Code, Refused
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.protocols.centrifuge import messages
-from pushserver.protocols.centrifuge.pushes import told
+from pushserver.protocols.centrifuge.pushes import MAX_FRAME, told
 
 #: Octets of publications in one reply to a question for history, and how many.
 MAX_HISTORY_SIZE: Final = 786_432
 MAX_HISTORY: Final = 1_000
 #: Octets of a publication beside its data in a reply.
 AROUND: Final = 256
+#: Octets of a reply beside the data of its one publication, at most: names, numbers, tags, who published it.
+_REST: Final = 4_096
 
 
 def asked(
@@ -36,7 +38,7 @@ def asked(
 
 def page(outcome: operations.HistoryRead) -> messages.HistoryResult:
     """Return what a reply says of what is kept, and holds of it. Its position is the channel's, wherever it ends."""
-    kept = tuple(map(told, fitting(outcome.messages)))
+    kept = tuple(told(each, len(each.data) + _REST <= MAX_FRAME) for each in fitting(outcome.messages))
     return messages.HistoryResult(kept, outcome.epoch, outcome.newest)
 
 

@@ -46,10 +46,10 @@ class SubscribeRequest(Struct, frozen=True):
 class ConnectRequest(Struct, frozen=True):
     token: str | None = None
     data: Raw = ABSENT
-    subs: dict[str, SubscribeRequest] | None = None
+    subs: dict[str, SubscribeRequest | None] | None = None
     name: str | None = None
     version: str | None = None
-    headers: dict[str, str] | None = None
+    headers: dict[str, str | None] | None = None
 
 
 class UnsubscribeRequest(Struct, frozen=True):

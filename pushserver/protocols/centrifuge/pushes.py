@@ -44,12 +44,8 @@ class ChannelNames:
         return name
 
 
-#: Octets of a frame beside a publication's data: names, numbers, tags, who published it.
-_AROUND: Final = 4_096
-
-
-def told(publication: Publication) -> messages.Publication:
-    """Return a publication in this protocol's terms, without its data where that makes a frame too large."""
+def told(publication: Publication, whole: bool = True) -> messages.Publication:
+    """Return a publication in this protocol's terms; not ``whole``: without its data."""
     tags = {"type": publication.type, "messageId": publication.message_id}
     if publication.read_at is not None:
         tags["readAt"] = str(publication.read_at)
@@ -57,7 +53,7 @@ def told(publication: Publication) -> messages.Publication:
         # The publisher's own win.
         tags |= publication.tags
     data = publication.data
-    if len(data) + _AROUND > MAX_FRAME:
+    if not whole:
         data, tags["truncated"] = _NOTHING, "true"
     info: messages.ClientInfo | None = None
     if publication.sender is not None:
@@ -66,7 +62,16 @@ def told(publication: Publication) -> messages.Publication:
     return messages.Publication(data, info, publication.offset or 0, tags, publication.timestamp)
 
 
-def push(publication: Publication, names: ChannelNames) -> messages.Reply:
+def frame(publication: Publication, names: ChannelNames, codec: messages.Codec) -> bytes:
+    """Return the push of a publication as a frame, without its data where that makes it too large."""
+    if len(publication.data) <= MAX_FRAME:
+        octets = codec.reply(_push(publication, names, True))
+        if len(octets) <= MAX_FRAME:
+            return octets
+    return codec.reply(_push(publication, names, False))
+
+
+def _push(publication: Publication, names: ChannelNames, whole: bool) -> messages.Reply:
     """Return the push of a publication. Of who comes and goes it is one of their own, connection by connection."""
     channel = names.outward(publication.by_way_of or publication.channel)
     match publication.type:
@@ -75,7 +80,7 @@ def push(publication: Publication, names: ChannelNames) -> messages.Reply:
         case "presence_leave":
             return messages.Reply(push=messages.Push(channel, leave=messages.Leave(_moved(publication))))
         case _:
-            return messages.Reply(push=messages.Push(channel, pub=told(publication)))
+            return messages.Reply(push=messages.Push(channel, pub=told(publication, whole)))
 
 
 class _UserMoved(Struct):

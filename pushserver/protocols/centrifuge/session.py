@@ -26,7 +26,7 @@ from pushserver.core.task import TaskState
 from pushserver.core.tokens import NEVER
 from pushserver.protocols.centrifuge import calls, history, messages, presence
 from pushserver.protocols.centrifuge.messages import Codec, Reply
-from pushserver.protocols.centrifuge.pushes import CODES, MAX_FRAME, TEMPORARY, ChannelNames, push, told
+from pushserver.protocols.centrifuge.pushes import CODES, MAX_FRAME, TEMPORARY, ChannelNames, frame, told
 
 #: Characters that are kept of a client's name, and of its version.
 MAX_NAME: Final = 64
@@ -109,12 +109,15 @@ class _Beginnings:
         self._states = states
         self.pushes: list[Effect] = []
 
-    def take(self, publications: Iterable[Publication]) -> bool:
-        """Return whether there is room for these, and take it."""
-        left = self._publications - sum(each.size + history.AROUND for each in publications)
-        if left >= 0:
-            self._publications = left
-        return left >= 0
+    def take(self, publications: Iterable[messages.Publication]) -> bool:
+        """Return whether there is room for these, as they are in JSON, and take it."""
+        left = self._publications
+        for each in publications:
+            left -= len(msgspec.json.encode(each))
+            if left < 0:
+                return False
+        self._publications = left
+        return True
 
     def take_state(self, state: Raw) -> bool:
         """Return whether there is room for a channel's state, and take it."""
@@ -211,7 +214,7 @@ class CentrifugeSession:
         request, id = command.request, command.id or 0
         if request is None:
             return (_BAD,) if id else self._pong(at)
-        if isinstance(request, messages.SendRequest):
+        if isinstance(request, messages.SendRequest) and self._connected:
             return (Disconnect(NO_MESSAGES),)
         if not id or isinstance(request, messages.ConnectRequest) is self._connected:
             # Without an id; before the connect command; a second one.
@@ -310,14 +313,14 @@ class CentrifugeSession:
         positions: dict[str, Position] = {}
         for name, asked in (request.subs or {}).items():
             try:
-                item = self._item(name, asked)
+                item = self._item(name, asked or _PLAIN)
             except PushError:
                 # As what may not be subscribed: it is left out of the answer.
                 continue
             if item.channel.startswith(INBOXES) or item.channel == _SYSTEM:
                 if item.since is not None:
                     positions[item.channel] = item.since
-            else:
+            elif len(items) < operations.MAX_NAMES:
                 items.append(item)
         if token:
             self._count_authentication(at)
@@ -435,9 +438,11 @@ class CentrifugeSession:
 
     def _answer_connect(self, id: int, request: messages.ConnectRequest, who: operations.Authenticated) -> list[Effect]:
         own = f"{INBOXES}{who.user_id}"
+        name = self._rules.names.outward(own)
+        asked = (request.subs or {}).get(name)
         recovered = who.results.get(own)
         subs = {
-            self._rules.names.outward(own): messages.SubscribeResult(
+            name: messages.SubscribeResult(
                 recoverable=True,
                 positioned=True,
                 epoch=who.inbox.epoch,
@@ -445,7 +450,7 @@ class CentrifugeSession:
                 # comes to who was there before.
                 offset=who.inbox_after,
                 recovered=isinstance(recovered, Recovery) and recovered.recovered,
-                was_recovering=own in who.results,
+                was_recovering=asked is not None and bool(asked.recover),
             )
         }
         begun = _Beginnings(MAX_STATES)
@@ -458,7 +463,7 @@ class CentrifugeSession:
         return [self._reply(Reply(id, connect=self._hello(subs, who.expires_at, data))), *begun.pushes]
 
     def _subscriptions(
-        self, outcome: operations.Subscribed, asked: Mapping[str, messages.SubscribeRequest], begun: _Beginnings
+        self, outcome: operations.Subscribed, asked: Mapping[str, messages.SubscribeRequest | None], begun: _Beginnings
     ) -> dict[str, messages.SubscribeResult]:
         """Return what the reply to a connect command says of the channels that were subscribed with it. Those that were
         rejected are left out: clients report them as unsubscribed."""
@@ -506,9 +511,9 @@ class CentrifugeSession:
             return messages.SubscribeResult(expires=expires, ttl=ttl, data=state if begun.take_state(state) else UNSET)
         asked = request is not None and bool(request.recover)
         recovered = asked and result.recovered
-        missed = result.messages if recovered else ()
+        missed = tuple(map(told, result.messages)) if recovered else ()
         if not begun.take(missed):
-            begun.pushes += map(self._push, missed)
+            begun.pushes += map(self._push, result.messages)
             missed = ()
         offset = result.offset
         if recovered and request is not None:
@@ -520,14 +525,14 @@ class CentrifugeSession:
             recoverable=True,
             positioned=True,
             epoch=result.epoch,
-            publications=tuple(map(told, missed)),
+            publications=missed,
             recovered=recovered,
             offset=offset,
             was_recovering=asked,
         )
 
     def _push(self, publication: Publication) -> Send:
-        return self._reply(push(publication, self._rules.names))
+        return Send(frame(publication, self._rules.names, self._codec), None, "")
 
     # -- what goes wrong ----------------------------------------------------------------------------------------------
 
@@ -623,6 +628,8 @@ class CentrifugeSession:
 
 _NO_EMULATION: Final = Emulation("", "")
 _BAD: Final = Disconnect(errors.BAD_REQUEST)
+#: A subscription of which nothing is asked.
+_PLAIN: Final = messages.SubscribeRequest()
 #: Errors that a remote call knows by other codes.
 _CALL_CODES: Final = {Code.NOT_FOUND: 404, Code.CONFLICT: 409}
 
@@ -655,10 +662,10 @@ def _given(token: str | None, code: Code) -> str:
     return token
 
 
-def _bearer(headers: Mapping[str, str]) -> str:
+def _bearer(headers: Mapping[str, str | None]) -> str:
     """Return the token that a client put among the headers that its platform could not send."""
     for name, value in headers.items():
-        if name.lower() == "authorization":
+        if value is not None and name.lower() == "authorization":
             scheme, _, credentials = value.partition(" ")
             return credentials.strip() if scheme.lower() == "bearer" else ""
     return ""

@@ -45,3 +45,9 @@ def test_a_reply_ends_at_768_kib_and_says_where_the_channel_stands() -> None:
 
 def test_one_message_has_room_in_any_case() -> None:
     assert len(history.fitting(kept(2, history.MAX_HISTORY_SIZE + 1))) == 1
+
+
+def test_a_message_that_leaves_no_room_for_the_reply_around_it_is_told_without_its_data() -> None:
+    for size, whole in ((990_000, True), (999_000, False)):
+        (told,) = history.page(operations.HistoryRead(kept(1, size), 1, "e", 1)).publications
+        assert (bytes(told.data) != b"null", "truncated" not in told.tags) == (whole, whole)

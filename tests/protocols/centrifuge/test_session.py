@@ -11,7 +11,7 @@ import pytest
 from twisted.internet.defer import Deferred, fail
 
 from pushserver import __version__
-from pushserver.core import errors
+from pushserver.core import errors, operations
 from pushserver.core.channels import Namespace, Namespaces, Rule
 from pushserver.core.effects import ReadOn
 from pushserver.core.errors import Code, Unavailable
@@ -129,6 +129,8 @@ async def test_a_bad_token_is_a_close(place: LocalNode, language: Any) -> None:
         [{"id": 1}],
         [{"connect": {}}],
         [{"id": 0, "ping": {}}],
+        [{"send": {"data": 1}}],
+        [{"id": 1, "send": {"data": 1}}],
     ],
 )
 async def test_what_is_out_of_order_is_a_close(place: LocalNode, language: Any, commands: list[Any]) -> None:
@@ -238,6 +240,22 @@ async def test_much_that_was_missed_follows_the_reply(place: LocalNode, language
     await ann.call(publish={"channel": "kept:a", "data": 9})
     await place.until(lambda: len(bob.published("kept:a")) == 6)
     assert [p["offset"] for p in bob.published("kept:a")] == [1, 2, 3, 4, 5, 6]
+
+
+async def test_small_messages_that_were_missed_are_counted_as_they_are_sent(
+    place: LocalNode, language: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "MAX_RECOVERED", session.MAX_RECOVERED // 10)
+    place.node.namespaces.adopt(Namespaces([Namespace("kept", history_size=300)]))
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    for size, whole in ((140, True), (140, False)):
+        await place.execute("broadcast", channels=["kept:a"] * size, data=1)
+        begun = (await ann.call(subscribe={"channel": "kept:a", "recover": True}))["subscribe"]
+        assert begun["recovered"] is True
+        assert len(begun["publications"]) == (size if whole else 0)
+        assert len(msgspec.json.encode(begun["publications"])) < session.MAX_RECOVERED
+    await place.until(lambda: len(ann.published("kept:a")) >= 280)
 
 
 async def test_one_reply_holds_so_much_of_all_channels_together(place: LocalNode, language: Any) -> None:
@@ -504,6 +522,22 @@ async def test_a_token_for_a_channel_is_renewed_without_its_name(place: LocalNod
     error(108, await ann.call(sub_refresh={"token": place.token("ann", channel="kept:b")}))
 
 
+async def test_the_end_of_a_token_for_a_private_channel_ends_its_subscription(place: LocalNode, language: Any) -> None:
+    theirs(place)
+    place.node.namespaces.adopt(Namespaces([Namespace("$own")], private=True))
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    error(103, await ann.call(subscribe={"channel": "$own:a"}))
+    begun = await ann.call(subscribe={"channel": "$own:a", "token": place.token("ann", channel="$own:a")})
+    assert begun["subscribe"]["expires"] is True
+    ((connection, held),) = place.node._channel_tokens.held()
+    place.node._channel_tokens.end(connection, held, Code.TOKEN_EXPIRED)
+    (push,) = await place.until(lambda: [push for push in ann.told if "unsubscribe" in push])
+    assert (push["channel"], push["unsubscribe"]["code"]) == ("$own:a", 2501)
+    assert "$own:a" not in ann.connection.channels
+    assert (await ann.call(ping={}), ann.closed) == ({"ping": {}}, None)
+
+
 async def test_more_than_five_thousand_who_are_present_are_too_many(
     place: LocalNode, language: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -570,6 +604,16 @@ async def test_calls_are_the_native_requests(place: LocalNode, language: Any) ->
     assert [task["taskId"] for task in told["tasks"]] == ["t1"]
     begun = (await ann.call(subscribe={"channel": "task:t1"}))["subscribe"]
     assert begun["data"]["task"]["taskId"] == "t1"
+
+
+async def test_a_call_whose_data_may_lack_needs_none(place: LocalNode, language: Any) -> None:
+    await place.execute("notify", userId="ann", data=1)
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    for call in ({"method": "inbox"}, {"method": "inbox", "data": None}, {"method": "inbox", "data": {}}):
+        assert [m["data"] for m in (await ann.call(rpc=call))["rpc"]["data"]["messages"]] == [1]
+    for call in ({"method": "task_get"}, {"method": "task_get", "data": None}):
+        error(107, await ann.call(rpc=call))
 
 
 async def test_the_inbox_is_read_and_kept_by_calls(place: LocalNode, language: Any) -> None:
@@ -838,7 +882,9 @@ async def test_channels_that_connect_asks_for_are_subscribed_with_it(place: Loca
 
 async def test_channels_that_a_token_names_are_subscribed_with_it(place: LocalNode, language: Any) -> None:
     ann = Sdk(place, language)
-    named = {"channels": ["kept:a", "news:*", "user:bob", "nowhere:a"]}
+    theirs(place)
+    await place.execute("task.create", taskId="t1", userId="ann")
+    named = {"channels": ["kept:a", "news:*", "user:bob", "nowhere:a", "output:log/t1"], "subs": {"output:main/t1": {}}}
     told = (await ann.call(connect={"token": place.token("ann", **named)}))["connect"]
     assert sorted(told["subs"]) == ["kept:a", "system", "user:ann"]
     await ann.call(publish={"channel": "kept:a", "data": 1})
@@ -852,6 +898,43 @@ async def test_channels_that_connect_asks_for_in_vain_are_left_out(place: LocalN
     asked: dict[str, Any] = {"free:a": {}, "kept:a": {"type": 1}, "kept:b": {"tf": {"key": "a"}}, "output:log:t": {}}
     ann = Sdk(place, Json())
     assert sorted((await ann.connect("ann", subs=asked))["subs"]) == ["free:a", "system", "user:ann"]
+
+
+@pytest.mark.parametrize("who", ["a user", "nobody", "nobody with a token"])
+async def test_more_channels_than_one_message_may_name_are_left_out(
+    place: LocalNode, language: Any, who: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert operations.MAX_NAMES == 1_000
+    monkeypatch.setattr(operations, "MAX_NAMES", 20)
+    theirs(place)
+    nobody = Nobody(place, language)
+    asked: dict[str, Any] = {f"room:{n}": {} for n in range(21)}
+    last = Sdk(place, nobody.language)
+    match who:
+        case "a user":
+            # The place of its own channel among them counts for nothing.
+            asked["user:ann"] = {"recover": True}
+            told = await last.connect("ann", subs=asked)
+            assert told["subs"]["user:ann"]["recovered"] is True
+        case "nobody":
+            told = (await last.call(connect={"subs": asked}))["connect"]
+        case _:
+            told = (await last.call(connect={"token": place.token(""), "subs": asked}))["connect"]
+    # Which of them is the last one is the codec's to say: Protobuf's maps have no order.
+    found = set(told["subs"]) - {"system", "user:ann"}
+    assert (len(found), found <= asked.keys()) == (20, True)
+    assert (await last.call(ping={})) == {"ping": {}}
+
+
+async def test_null_is_absence_in_what_connect_asks_for(place: LocalNode) -> None:
+    ann = Sdk(place, Json())
+    headers = {"x-nothing": None, "authorization": f"Bearer {place.token('ann')}"}
+    told = (await ann.call(connect={"headers": headers, "subs": {"kept:a": None, "user:ann": None}}))["connect"]
+    assert sorted(told["subs"]) == ["kept:a", "system", "user:ann"]
+    assert told["subs"]["kept:a"]["was_recovering"] is False
+    one = Sdk(place, Json())
+    one.send({"id": 1, "connect": {"headers": {"authorization": None}}})
+    error(101, await place.until(lambda: one.answer_to(1)))
 
 
 async def test_a_client_of_no_epoch_is_given_all_that_is_kept(place: LocalNode, language: Any) -> None:
@@ -881,8 +964,14 @@ async def test_an_inbox_from_its_beginning(place: LocalNode, language: Any) -> N
         await place.execute("notify", userId="ann", data=n)
     ann = Sdk(place, language)
     own = (await ann.connect("ann", subs={"user:ann": {"recover": True}}))["subs"]["user:ann"]
-    assert (own["recovered"], own["offset"]) == (True, 0)
+    assert (own["recovered"], own["offset"], own["was_recovering"]) == (True, 0, True)
     await place.until(lambda: len(ann.published("user:ann")) == 3)
+    # An offset of no epoch is no position, and yet it was asked for.
+    asked = {"user:ann": {"recover": True, "epoch": "", "offset": 2}, "system": {"recover": True, "offset": 2}}
+    subs = (await Sdk(place, language).connect("ann", subs=asked))["subs"]
+    assert [(sub["recovered"], sub["was_recovering"]) for sub in subs.values()] == [(False, True)] * 2
+    subs = (await Sdk(place, language).connect("ann", subs={"user:ann": {"epoch": own["epoch"]}}))["subs"]
+    assert [(sub["recovered"], sub["was_recovering"]) for sub in subs.values()] == [(False, False)] * 2
 
 
 # -- nobody -----------------------------------------------------------------------------------------------------------
@@ -976,6 +1065,31 @@ async def test_a_token_of_nobody_with_publish_publishes_there(place: LocalNode, 
     assert "publish" in await one.call(publish={"channel": "$own:a", "data": 1})
     (told,) = await place.until(lambda: one.published("$own:a"))
     assert told["info"] == {"user": "", "client": one.connection.id}
+
+
+async def test_what_a_token_says_of_nobody_is_shown(place: LocalNode, language: Any) -> None:
+    theirs(place)
+    nobody = Nobody(place, language)
+    ann = Sdk(place, language)
+    await ann.connect("ann")
+    await ann.call(subscribe={"channel": "team:a"})
+    one = await nobody.connect(place.token("", info={"name": "guest"}))
+    token = place.token("", channel="team:a", publish=True, info={"seat": 1})
+    assert "subscribe" in await one.call(subscribe={"channel": "team:a", "token": token})
+    conn_info, chan_info = {"name": "guest"}, {"seat": 1}
+    who = {"user": "", "client": one.connection.id, "conn_info": conn_info}
+    shown = (await ann.call(presence={"channel": "team:a"}))["presence"]["presence"][one.connection.id]
+    assert {"user": ""} | shown == who | {"chan_info": chan_info}
+    await place.until(
+        lambda: any(push.get("join", {}).get("info") == who | {"chan_info": chan_info} for push in ann.told)
+    )
+    assert "publish" in await one.call(publish={"channel": "team:a", "data": 1})
+    (told,) = await place.until(lambda: ann.published("team:a"))
+    assert told["info"] == who
+    one.vanish()
+    await place.until(
+        lambda: any(push.get("leave", {}).get("info", {}).get("conn_info") == conn_info for push in ann.told)
+    )
 
 
 async def test_who_is_nobody_stays_nobody(place: LocalNode, language: Any) -> None:
