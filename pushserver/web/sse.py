@@ -199,7 +199,13 @@ class Stream(ResponseLine):
         else:
             # The channels are opened before anything is sent of the inbox, so that the ids of that tell of them, too.
             # A position for "system" in any case, so that the answer says where it stands.
-            await requests.sign_in(connection, self.identity, {"system": _NO_POSITION} | positions, welcome, items)
+            # As what a connection asks for later: of one user a few at a time wait for the engine.
+            turns, user_id = self._door.context.rooms.hub.turns, self.identity.user_id
+            await turns.admit(user_id)
+            try:
+                await requests.sign_in(connection, self.identity, {"system": _NO_POSITION} | positions, welcome, items)
+            finally:
+                turns.end(user_id)
         if connection.closing is not None:
             self.code = connection.closing.code
             raise _refusal(connection.closing)
