@@ -18,6 +18,7 @@ from pushserver.core.message_types import REPLIES
 from tests.test_layers import FLOORS, MODULES, folder_of, imports
 
 Rule = Callable[[str, str], list[str]]
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @lru_cache(maxsize=1)
@@ -26,13 +27,13 @@ def _tree(source: str) -> ast.Module:
     return ast.parse(source)
 
 
-def _functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+def _functions(tree: ast.Module) -> Iterator[Function]:
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, Function):
             yield node
 
 
-def _parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.arg]:
+def _parameters(function: Function) -> list[ast.arg]:
     given = function.args
     every = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
     return [parameter for parameter in every if parameter is not None]
@@ -104,20 +105,46 @@ CLOCKS = {"pushserver.server.clock", "pushserver.app.process"}
 _LOOKS = {"now", "utcnow", "today"}
 #: What is called like this is wall time, so it is never made of a count of seconds.
 _MOMENTS = {"now", "_now", "timestamp", "wall", "wall_clock"}
+#: The same of fields, which may be assigned or given by keyword.
+_MOMENT_FIELDS = {"timestamp", "wall", "at"}
+#: Calls without arguments that return the wall time, or may: a name says no more than this.
+_WALL = {"now", "_now", "wall", "wall_clock"}
+#: Modules that look at a clock which is not the server's.
+_CLOCK_MODULES = {"time", "twisted.python.runtime"}
+
+#: Where a moment of the wall clock is compared with another, or taken from it, each with why no monotonic clock may do
+#: it: what is compared was written by another machine, or before a restart, or is no wall time.
+WALL_ARITHMETIC = {
+    "app.service.PushService._certificate_expiry": "a certificate says when it ends by the wall clock",
+    "app.workers.load_table.LoadTable.ahead": "its `now` is the machine's monotonic clock",
+    "engine.embedded.events.EmbeddedDeliveries.begin": "events are stored with the wall time, also before a restart",
+    "engine.redis.commands.RedisCommands.note_time": "Redis tells its wall time: how far this one is from it",
+    "engine.redis.events.RedisDeliveries._oldest": "events are stored with the wall time; a step forward ends none",
+    "server.channel_tokens.ChannelTokens._look": "a token says when it ends by the wall clock",
+    "server.events.receiver.Receiver._retry_after": "a receiver says when to come again by the wall clock",
+    "server.events.sender.WebhookSender._next": "events are stored with the wall time; a step forward ends none",
+    "server.events.sender.WebhookSender._note_due": "stored as wall time, and monotonic from here on",
+    "server.fanout.FanOut._delivered": "another node stamped the message",
+    "server.heartbeat.Heartbeat._token_left": "a token says when it ends by the wall clock",
+    "server.hub.Hub.wall_time": "makes a moment that people read of one of the monotonic clock",
+    "server.revocations.Revocations.revoke_user": "a caller says by the wall clock which tokens are meant",
+    "web.centrifuge_methods.CentrifugeMethods._refresh": "a caller says by the wall clock when a connection ends",
+    "web.metrics.EventMeasures.collect": "the oldest event was stored with the wall time, also before a restart",
+}
 
 
 def clocks(module: str, source: str) -> list[str]:
-    """Looks at a clock that is not `pushserver.server.clock`'s."""
+    """Looks at a clock that is not `pushserver.server.clock`'s, and durations that are counted on the wall clock."""
     if folder_of(module) not in FLOORS or module in CLOCKS:
         return []
     found: list[str] = []
     tree = _tree(source)
     for node in ast.walk(tree):
         where = f"{module}:{getattr(node, 'lineno', 0)}"
-        if isinstance(node, ast.Import) and any(alias.name == "time" for alias in node.names):
-            found.append(f"{where} imports time")
-        elif isinstance(node, ast.ImportFrom) and node.module == "time" and not node.level:
-            found.append(f"{where} imports from time")
+        if isinstance(node, ast.Import) and any(alias.name in _CLOCK_MODULES for alias in node.names):
+            found.append(f"{where} imports a clock")
+        elif isinstance(node, ast.ImportFrom) and not node.level and _imports_clock(node):
+            found.append(f"{where} imports from a clock's module")
         elif (
             isinstance(node, ast.Attribute)
             and node.attr in _LOOKS
@@ -128,22 +155,108 @@ def clocks(module: str, source: str) -> list[str]:
             isinstance(node, ast.keyword | ast.Assign | ast.AnnAssign) and _named_moment(node) and _counts_seconds(node)
         ):
             found.append(f"{where} takes a count of seconds for a moment")
-    return found
+        elif (
+            isinstance(node, ast.BinOp)
+            and isinstance(node.op, ast.Mult)
+            and any(isinstance(side, ast.Call) and _is_seconds(side.func) for side in (node.left, node.right))
+        ):
+            found.append(f"{where} makes milliseconds of seconds: there is `Clock.milliseconds`")
+    return found + [
+        f"{module}:{line} {name} counts on the wall clock: {text}"
+        for line, name, text in wall_arithmetic(module, source)
+        if name not in WALL_ARITHMETIC
+    ]
+
+
+def _imports_clock(node: ast.ImportFrom) -> bool:
+    names = {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return bool(names & _CLOCK_MODULES)
 
 
 def _named_moment(node: ast.keyword | ast.Assign | ast.AnnAssign) -> bool:
     if isinstance(node, ast.keyword):
-        return node.arg in ("timestamp", "wall")
+        return node.arg in _MOMENT_FIELDS
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
     names = {getattr(target, "id", getattr(target, "attr", "")) for target in targets}
-    return bool(names & {"timestamp", "wall"})
+    return bool(names & _MOMENT_FIELDS)
 
 
 def _counts_seconds(node: ast.AST) -> bool:
-    return any(
-        isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "seconds"
-        for call in ast.walk(node)
-    )
+    return any(isinstance(call, ast.Call) and _is_seconds(call.func) for call in ast.walk(node))
+
+
+def _is_seconds(function: ast.expr) -> bool:
+    return isinstance(function, ast.Attribute | ast.Name) and ast.unparse(function).rpartition(".")[2] == "seconds"
+
+
+def wall_arithmetic(module: str, source: str) -> Iterator[tuple[int, str, str]]:
+    """Differences and comparisons of which one side is the wall time, as a call or as a local name for it: the line,
+    the function by its dotted name below the package, and the text."""
+    for name, function in _named_functions(_tree(source), module.partition(".")[2]):
+        nodes = list(_own_nodes(function))
+        walls = {target for node in nodes for target in _wall_names(node)}
+        for node in nodes:
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub):
+                sides = [node.left, node.right]
+            elif isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Sub):
+                sides = [node.value]
+            elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Lt | ast.LtE | ast.Gt | ast.GtE):
+                sides = [node.left, *node.comparators]
+            else:
+                continue
+            if any(_is_wall(side, walls) for side in sides):
+                yield node.lineno, name, ast.unparse(node)
+
+
+def _named_functions(tree: ast.AST, prefix: str) -> Iterator[tuple[str, Function | ast.Module]]:
+    if isinstance(tree, ast.Module):
+        yield prefix, tree
+    for node in ast.iter_child_nodes(tree):
+        inner = f"{prefix}.{node.name}" if isinstance(node, ast.ClassDef | Function) else prefix
+        if isinstance(node, Function):
+            yield inner, node
+        yield from _named_functions(node, inner)
+
+
+def _own_nodes(function: ast.AST) -> Iterator[ast.AST]:
+    """Every node of a function, or of a module, without the functions in it; lambdas and comprehensions are its own."""
+    for node in ast.iter_child_nodes(function):
+        if not isinstance(node, Function):
+            yield node
+            yield from _own_nodes(node)
+
+
+def _wall_names(node: ast.AST) -> Iterator[str]:
+    pairs: list[tuple[ast.expr, ast.expr]] = []
+    if isinstance(node, ast.Assign):
+        for target in node.targets:
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                pairs += zip(target.elts, node.value.elts, strict=False)
+            else:
+                pairs.append((target, node.value))
+    elif isinstance(node, ast.AnnAssign | ast.NamedExpr) and node.value is not None:
+        pairs.append((node.target, node.value))
+    for target, value in pairs:
+        if isinstance(target, ast.Name) and _is_wall(value, set()):
+            yield target.id
+
+
+def _is_wall(node: ast.expr, walls: set[str]) -> bool:
+    """Whether an expression is the wall time, or is reckoned from it."""
+    match node:
+        case ast.Name(id=name):
+            return name in walls
+        case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name), args=[]):
+            return name in _WALL
+        case ast.Call(func=ast.Name(id="min" | "max" | "int" | "float"), args=given):
+            return any(_is_wall(each, walls) for each in given)
+        case ast.BinOp(left=left, right=right):
+            return _is_wall(left, walls) or _is_wall(right, walls)
+        case ast.IfExp(body=body, orelse=other):
+            return _is_wall(body, walls) or _is_wall(other, walls)
+        case ast.NamedExpr(value=value):
+            return _is_wall(value, walls)
+    return False
 
 
 # -- words ------------------------------------------------------------------------------------------------------------
@@ -295,6 +408,16 @@ def test_each_word_that_is_public_is_still_needed() -> None:
         assert all(house_word(word) for word in public)
 
 
+def test_each_place_that_may_count_on_the_wall_clock_does() -> None:
+    found = {
+        name
+        for module, path in MODULES.items()
+        if folder_of(module) in FLOORS
+        for _, name, _ in wall_arithmetic(module, path.read_text())
+    }
+    assert found >= WALL_ARITHMETIC.keys()
+
+
 @pytest.mark.parametrize(
     ("rule", "module", "source"),
     [
@@ -310,6 +433,17 @@ def test_each_word_that_is_public_is_still_needed() -> None:
         ("clocks", "engine.a", "import datetime\nx = datetime.datetime.now()"),
         ("clocks", "engine.a", "def _now(self):\n return int(self._clock.seconds() * 1000)"),
         ("clocks", "server.a", "Publication(timestamp=int(clock.seconds() * 1000))"),
+        ("clocks", "server.a", "from twisted.python import runtime\nnow = runtime.seconds()"),
+        ("clocks", "server.a", "from twisted.python.runtime import seconds"),
+        ("clocks", "server.a", "def f(event):\n event.at = int(reactor.seconds() * 1000)"),
+        ("clocks", "server.a", "def f(event):\n event.at = reactor.seconds()"),
+        ("clocks", "server.a", "def f():\n return int(reactor.seconds() * 1000)"),
+        ("clocks", "server.a", "def f(self):\n began = self._clock.now()\n g()\n return self._clock.now() - began"),
+        ("clocks", "server.a", "def f(clock, began):\n return clock.now() - began"),
+        ("clocks", "web.a", "def f(self):\n return self._until > self._now()"),
+        ("clocks", "web.a", "def f(self):\n now, told = self._clock.now(), 0\n return now >= self._until"),
+        ("clocks", "engine.a", "def f(self):\n return [e for e in self.all if e.at < max(0, self._clock.now())]"),
+        ("clocks", "app.a", "def f(self):\n self._left -= wall_clock()"),
         ("words", "server.a", "class Joining: pass"),
         ("words", "server.a", "def tell(self): pass"),
         ("words", "web.a", "def f(house): pass"),
@@ -322,7 +456,7 @@ def test_each_word_that_is_public_is_still_needed() -> None:
     ],
 )
 def test_a_planted_offence_is_found(rule: str, module: str, source: str) -> None:
-    assert len(RULES[rule](f"pushserver.{module}", source)) == 1
+    assert RULES[rule](f"pushserver.{module}", source)
 
 
 @pytest.mark.parametrize(
@@ -338,6 +472,10 @@ def test_a_planted_offence_is_found(rule: str, module: str, source: str) -> None
         ("untyped", "server.a", "def f(engine: IEngine, value: Any): pass"),
         ("native_names", "web.a", "reply('auth_success')"),
         ("clocks", "server.a", "began = clock.seconds()\nnow = clock.now()"),
+        ("clocks", "server.a", "def f(clock, began):\n return clock.seconds() - began"),
+        ("clocks", "server.a", "def f(clock):\n return Publication(at=clock.now(), until=clock.now() + 5)"),
+        ("clocks", "server.a", "def f(clock):\n now = clock.now()\n def g(now):\n  return now - 1\n return g(now)"),
+        ("clocks", "app.service", "class PushService:\n def _certificate_expiry(self): return self.end - clock.now()"),
         ("clocks", "client.a", "import time"),
         ("words", "server.a", "def send(self, targets): return tell(targets)"),
         ("words", "client.tx", "def subscribe(self, hear): pass"),

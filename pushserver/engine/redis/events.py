@@ -260,7 +260,8 @@ class RedisDeliveries:
         await self._write("webhook_revive", self._names.dead_events, f"{webhook} {id}")
 
     def _oldest(self) -> int:
-        return self._clock.now() - DEAD_TTL
+        # A wall clock that was set makes no event older.
+        return min(self._clock.now(), self._clock.settled()) - DEAD_TTL
 
 
 def _member(subject: str, id: str) -> str:
