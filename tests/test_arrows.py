@@ -39,27 +39,129 @@ def _parameters(function: Function) -> list[ast.arg]:
     return [parameter for parameter in every if parameter is not None]
 
 
-# -- no constructor assigns into a collaborator -----------------------------------------------------------------------
+# -- no constructor writes into a collaborator ------------------------------------------------------------------------
+
+#: What makes an object: both are read, so that a dataclass is no way around.
+_CONSTRUCTORS = {"__init__", "__post_init__"}
+#: Methods of a clock and of a Deferred, which call what they are given, and keep nothing of who gave it.
+_SCHEDULES = {"later", "every", "callLater", "addCallback", "addErrback", "addBoth", "addCallbacks"}
+#: Constructors that hand themselves, or a method, to something they were given, each with why.
+HANDS_ITSELF = {
+    "app.service.PushService.__init__": "the service binds what the node calls above it: `BINDS`",
+    "app.workers.worker.Worker.__init__": "the reactor calls a worker when the process ends, however that began",
+    "server.node.Node.__init__": "the node binds what its parts call: `BINDS`",
+    "server.outbox.Outbox.__init__": "how a transport's back-pressure is asked for",
+    "web.http.PushChannel.__init__": "a weak set of the channels that are open, which calls none of them",
+}
 
 
 def assignments(module: str, source: str) -> list[str]:
-    """Targets of a constructor that are attributes of what it was given, or of its own parts."""
-    found: list[str] = []
-    for function in _functions(_tree(source)):
-        if function.name != "__init__":
+    """What a constructor changes of what it was given, or of its own parts: attributes, items, and whom they call."""
+    return [
+        f"{module}:{line} {name} {text}"
+        for line, name, text in _writes(module, source)
+        if name not in HANDS_ITSELF or not text.startswith("hands")
+    ]
+
+
+def _writes(module: str, source: str) -> Iterator[tuple[int, str, str]]:
+    for name, function in _named_functions(_tree(source), module.partition(".")[2]):
+        if not isinstance(function, Function) or function.name not in _CONSTRUCTORS:
             continue
         own, *given = [parameter.arg for parameter in _parameters(function)]
+        others = _aliases(function, own, set(given))
+        values = {
+            node.attr
+            for node in ast.walk(function)
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+        }
+
+        def elsewhere(node: ast.expr, own: str = own, others: set[str] = others) -> bool:
+            """Whether an expression is something that was given, or a part of one's own."""
+            root, attributes = _root(node)
+            return root in others or (root == own and attributes > 0)
+
         for node in ast.walk(function):
-            if not (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del)):
+            if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
+                # An item of one's own dictionary is one's own.
+                value = node.value
+                inside = value.value if isinstance(node, ast.Subscript) and isinstance(value, ast.Attribute) else value
+                if elsewhere(inside) or (inside is not value and _root(value)[0] in others):
+                    yield node.lineno, name, f"assigns into {ast.unparse(node)}"
+            elif isinstance(node, ast.Call):
+                match node:
+                    case ast.Call(func=ast.Name(id="setattr" | "delattr"), args=[target, *_]) if elsewhere(target):
+                        yield node.lineno, name, f"assigns into {ast.unparse(target)}"
+                    case ast.Call(func=ast.Attribute(value=target, attr=method)) if (
+                        method not in _SCHEDULES and elsewhere(target) and _hands(node, own, values)
+                    ):
+                        yield node.lineno, name, f"hands itself to {ast.unparse(node.func)}"
+
+
+def _root(node: ast.expr) -> tuple[str, int]:
+    """Return the name that a chain of attributes and items begins with, and how many attributes it has."""
+    attributes = 0
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        attributes += isinstance(node, ast.Attribute)
+        node = node.value
+    return (node.id if isinstance(node, ast.Name) else ""), attributes
+
+
+def _aliases(function: Function, own: str, given: set[str]) -> set[str]:
+    """Return the names of what was given: parameters, and local names for them or for parts of one's own."""
+    names = set(given)
+    for node in ast.walk(function):
+        match node:
+            case ast.Assign(targets=targets, value=value):
+                pairs = [(target, value) for target in targets]
+            case ast.AnnAssign(target=target, value=ast.expr() as value) | ast.NamedExpr(target=target, value=value):
+                pairs = [(target, value)]
+            case ast.For(target=target, iter=value):
+                pairs = [(target, value)]
+            case _:
                 continue
-            root: ast.expr = node.value
-            depth = 1
-            while isinstance(root, ast.Attribute | ast.Subscript):
-                root = root.value
-                depth += 1
-            if isinstance(root, ast.Name) and (root.id in given or (root.id == own and depth > 1)):
-                found.append(f"{module}:{node.lineno} assigns into {ast.unparse(node)}")
-    return found
+        for target, value in pairs:
+            root, attributes = _root(value)
+            if isinstance(target, ast.Name) and (root in names or (root == own and attributes)):
+                names.add(target.id)
+    return names
+
+
+def _hands(call: ast.Call, own: str, values: set[str]) -> bool:
+    """Whether an argument is the object itself, or something of it that is called later: a method, which is none of
+    the ``values`` that the constructor sets, or a lambda."""
+    for argument in [*call.args, *(keyword.value for keyword in call.keywords)]:
+        match argument:
+            case ast.Name(id=name) if name == own:
+                return True
+            case ast.Attribute(value=ast.Name(id=name), attr=attribute) if name == own and attribute not in values:
+                return True
+            case ast.Lambda(body=body) if any(isinstance(n, ast.Name) and n.id == own for n in ast.walk(body)):
+                return True
+    return False
+
+
+# -- who calls upward is bound in one place ---------------------------------------------------------------------------
+
+#: Where parts are given what they call above them.
+BINDS = {"pushserver.server.node", "pushserver.app.service"}
+#: What is called like it, and binds nothing of ours.
+BINDS_NOTHING = {"pushserver.manhole.verbs": "the arguments of a call, by `inspect.Signature`"}
+
+
+def bindings(module: str, source: str) -> list[str]:
+    """Callbacks that are bound elsewhere than in the node and the service; a method `bind…` may pass its own on."""
+    if folder_of(module) not in FLOORS or module in BINDS or module in BINDS_NOTHING:
+        return []
+    return [
+        f"{module}:{node.lineno} {name} binds {ast.unparse(node.func)}"
+        for name, function in _named_functions(_tree(source), module)
+        if not name.rpartition(".")[2].startswith("bind")
+        for node in _own_nodes(function)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and re.match(r"bind(_|$)", node.func.attr)
+    ]
 
 
 # -- types to the ends ------------------------------------------------------------------------------------------------
@@ -368,6 +470,7 @@ def import_graph(sources: dict[str, tuple[str, bool]]) -> dict[str, set[str]]:
 
 RULES: dict[str, Rule] = {
     "assignments": assignments,
+    "bindings": bindings,
     "untyped": untyped,
     "native_names": native_names,
     "clocks": clocks,
@@ -418,6 +521,12 @@ def test_each_place_that_may_count_on_the_wall_clock_does() -> None:
     assert found >= WALL_ARITHMETIC.keys()
 
 
+def test_each_constructor_that_may_hand_itself_on_does() -> None:
+    assert {name for module, path in MODULES.items() for _, name, _ in _writes(module, path.read_text())} >= (
+        HANDS_ITSELF.keys()
+    )
+
+
 @pytest.mark.parametrize(
     ("rule", "module", "source"),
     [
@@ -425,6 +534,23 @@ def test_each_place_that_may_count_on_the_wall_clock_does() -> None:
         ("assignments", "server.a", "class A:\n def __init__(self, hub):\n  hub.fan_out.outdated = self.read"),
         ("assignments", "web.a", "class A:\n def __init__(self, *, hub):\n  hub.callbacks['x'].call = 1"),
         ("assignments", "engine.a", "class A:\n def __init__(self):\n  self.b = B()\n  self.b.owner = self"),
+        ("assignments", "server.a", "class A:\n def __init__(self, hub):\n  hub.calls['x'] = self.f"),
+        ("assignments", "server.a", "class A:\n def __init__(self, calls):\n  calls['x'] = self.f"),
+        ("assignments", "server.a", "class A:\n def __init__(self, hub):\n  self.hub = hub\n  self.hub.calls['x'] = 1"),
+        ("assignments", "server.a", "class A:\n def __init__(self, hub):\n  del hub.calls['x']"),
+        ("assignments", "server.a", "class A:\n def __init__(self, hub):\n  setattr(hub, 'lagged', self.f)"),
+        ("assignments", "server.a", "class A:\n def __init__(self, hub):\n  h = hub.fan_out\n  h.x = self.f"),
+        ("assignments", "server.a", "class A:\n def __init__(self, hub):\n  self.hub = hub\n  h = self.hub\n  h.x = 1"),
+        ("assignments", "server.a", "class A:\n def __init__(self, hubs):\n  for hub in hubs:\n   hub.x = 1"),
+        ("assignments", "server.a", "class A:\n def __init__(self, hub):\n  hub.bind(self.f)"),
+        ("assignments", "server.a", "class A:\n def __init__(self, hub):\n  hub.bind(lagged=lambda: self.f(1))"),
+        ("assignments", "server.a", "class A:\n def __init__(self, hub):\n  hub.listeners.append(self)"),
+        ("assignments", "server.a", "class A:\n def __init__(self, hub):\n  self.hub = hub\n  self.hub.add(self)"),
+        ("assignments", "server.a", "class A:\n def __post_init__(self):\n  self.hub.lagged = self.f"),
+        ("assignments", "server.node", "class Node:\n def __init__(self, hub):\n  hub.lagged = self.f"),
+        ("bindings", "server.a", "def f(hub):\n hub.bind(g)"),
+        ("bindings", "web.a", "class A:\n def start(self):\n  self.node.bind_streams(self.receive)"),
+        ("bindings", "engine.a", "engine.bind(1)"),
         ("untyped", "server.a", "def f(engine: Any): pass"),
         ("untyped", "app.a", "async def f(*, clock: Any): pass"),
         ("native_names", "server.a", "reply('auth_success')"),
@@ -469,6 +595,20 @@ def test_a_planted_offence_is_found(rule: str, module: str, source: str) -> None
             "class A:\n def __init__(self):\n  loop = Loop()\n  loop.clock = 1\n  self.l = loop",
         ),
         ("assignments", "server.a", "class A:\n def bind(self, hub):\n  hub.lagged = self.read"),
+        (
+            "assignments",
+            "server.a",
+            "class A:\n def __init__(self, clock):\n  clock.every(5, self.look, log, 'looking')",
+        ),
+        (
+            "assignments",
+            "server.a",
+            "class A:\n def __init__(self, hub):\n  self.id = 1\n  self.name = hub.name(self.id)",
+        ),
+        ("assignments", "server.node", "class Node:\n def __init__(self, hub):\n  hub.bind(self.f)"),
+        ("bindings", "server.a", "class A:\n def bind_changed(self, changed):\n  self.hub.bind(changed)"),
+        ("bindings", "server.node", "hub.bind(tasks.resend_latest)"),
+        ("bindings", "app.a", "async def f(reactor):\n await bind(reactor, 'tcp:1')"),
         ("untyped", "server.a", "def f(engine: IEngine, value: Any): pass"),
         ("native_names", "web.a", "reply('auth_success')"),
         ("clocks", "server.a", "began = clock.seconds()\nnow = clock.now()"),

@@ -73,8 +73,6 @@ class MessageWatch:
         self._user_id = user_id
         self._watched: set[Connection] = set()
         self.done: Deferred[None] = Deferred()
-        if user_id is not None:
-            hub.traced[user_id] = self
 
     @property
     def count(self) -> int:
@@ -82,7 +80,9 @@ class MessageWatch:
         return len(self._watched)
 
     def begin(self, connections: Iterable[Connection]) -> None:
-        """Watch these connections too."""
+        """Watch these connections, and those that the user makes from now on."""
+        if self._user_id is not None:
+            self._hub.traced[self._user_id] = self
         for connection in connections:
             self.opened(connection)
 
