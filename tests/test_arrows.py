@@ -170,16 +170,66 @@ def bindings(module: str, source: str) -> list[str]:
 TYPED = {"engine", "clock", "reactor", "hub", "node", "broker", "config", "cluster", "requests", "connection", "log"}
 
 
+#: Where such a one is `Any` all the same, each with why.
+UNTYPED = {
+    "client.tx.ClientService.__init__(reactor)": "to a type checker `twisted.internet.reactor` is a module",
+    "web.tls._Reactor.__init__(reactor)": "stands before any reactor, that of a worker's sockets too",
+    "web.tls.endpoint(reactor)": "the same",
+}
+
+
 def untyped(module: str, source: str) -> list[str]:
-    """Parameters that stand for a collaborator, and have no type."""
-    if folder_of(module) not in ("server", "engine", "app"):
-        return []
+    """Parameters and attributes that stand for a collaborator, and have no type."""
     return [
-        f"{module}:{parameter.lineno} {function.name}({parameter.arg}: Any)"
-        for function in _functions(_tree(source))
-        for parameter in _parameters(function)
-        if parameter.arg in TYPED and isinstance(parameter.annotation, ast.Name) and parameter.annotation.id == "Any"
+        f"{module}:{line} {name}: Any"
+        for line, name in _without_type(module.partition(".")[2], source)
+        if name not in UNTYPED
     ]
+
+
+def _without_type(module: str, source: str) -> Iterator[tuple[int, str]]:
+    tree = _tree(source)
+    aliases = {"Any"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "typing":
+            aliases |= {alias.asname for alias in node.names if alias.name == "Any" and alias.asname}
+    for node in tree.body:
+        match node:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=value)
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+            ) if not isinstance(value, ast.Constant) and _is_any(value, aliases):
+                aliases.add(name)
+    for name, function in _named_functions(tree, module):
+        for parameter in _parameters(function) if isinstance(function, Function) else ():
+            note = parameter.annotation
+            if parameter.arg in TYPED and note is not None and _is_any(note, aliases):
+                yield parameter.lineno, f"{name}({parameter.arg})"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.AnnAssign) and _is_any(node.annotation, aliases):
+            target = node.target
+            name = target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
+            if name.lstrip("_") in TYPED:
+                yield node.lineno, f"{module}.{name}"
+
+
+def _is_any(note: ast.expr, aliases: set[str]) -> bool:
+    """Whether an annotation takes anything: `Any`, or a choice that has it, also in quotes or under another name."""
+    match note:
+        case ast.Name(id=name):
+            return name in aliases
+        case ast.Attribute(attr=name):
+            return name == "Any"
+        case ast.BinOp(left=left, right=right):
+            return _is_any(left, aliases) or _is_any(right, aliases)
+        case ast.Constant(value=str(text)):
+            return _is_any(ast.parse(text, mode="eval").body, aliases)
+        case ast.Subscript(value=ast.Name(id=kind) | ast.Attribute(attr=kind), slice=inner):
+            parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+            return kind in ("Optional", "Union", "Annotated", "Final", "ClassVar") and any(
+                _is_any(part, aliases) for part in parts
+            )
+    return False
 
 
 # -- the rooms take any protocol --------------------------------------------------------------------------------------
@@ -521,6 +571,11 @@ def test_each_place_that_may_count_on_the_wall_clock_does() -> None:
     assert found >= WALL_ARITHMETIC.keys()
 
 
+def test_each_collaborator_that_may_have_no_type_has_none() -> None:
+    found = {name for module, path in MODULES.items() for _, name in _without_type(module[11:], path.read_text())}
+    assert found >= UNTYPED.keys()
+
+
 def test_each_constructor_that_may_hand_itself_on_does() -> None:
     assert {name for module, path in MODULES.items() for _, name, _ in _writes(module, path.read_text())} >= (
         HANDS_ITSELF.keys()
@@ -553,6 +608,14 @@ def test_each_constructor_that_may_hand_itself_on_does() -> None:
         ("bindings", "engine.a", "engine.bind(1)"),
         ("untyped", "server.a", "def f(engine: Any): pass"),
         ("untyped", "app.a", "async def f(*, clock: Any): pass"),
+        ("untyped", "web.a", "def f(engine: Any | None = None): pass"),
+        ("untyped", "server.a", "def f(engine: typing.Any): pass"),
+        ("untyped", "server.a", "def f(engine: Optional[typing.Any]): pass"),
+        ("untyped", "server.a", "def f(engine: 'None | Any'): pass"),
+        ("untyped", "server.a", "from typing import Any as Engine\ndef f(engine: Engine): pass"),
+        ("untyped", "server.a", "Engine = Any\ndef f(engine: Engine): pass"),
+        ("untyped", "manhole.a", "class Host(Protocol):\n reactor: Any"),
+        ("untyped", "client.a", "class A:\n def __init__(self, reactor):\n  self._reactor: Any = reactor"),
         ("native_names", "server.a", "reply('auth_success')"),
         ("clocks", "server.a", "import time"),
         ("clocks", "web.a", "def f():\n from time import monotonic"),
@@ -610,6 +673,7 @@ def test_a_planted_offence_is_found(rule: str, module: str, source: str) -> None
         ("bindings", "server.node", "hub.bind(tasks.resend_latest)"),
         ("bindings", "app.a", "async def f(reactor):\n await bind(reactor, 'tcp:1')"),
         ("untyped", "server.a", "def f(engine: IEngine, value: Any): pass"),
+        ("untyped", "server.a", "def f(config: dict[str, Any], log: Callable[[Any], None]): pass"),
         ("native_names", "web.a", "reply('auth_success')"),
         ("clocks", "server.a", "began = clock.seconds()\nnow = clock.now()"),
         ("clocks", "server.a", "def f(clock, began):\n return clock.seconds() - began"),

@@ -14,6 +14,7 @@ from twisted.cred import credentials
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -96,7 +97,7 @@ class Checker:
 class LoginHost(Protocol):
     """What logging in asks of the console."""
 
-    reactor: Any
+    reactor: IReactorTime
     lockout: Lockout
 
     @property

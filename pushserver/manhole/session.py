@@ -10,6 +10,7 @@ from twisted.conch.ssh.channel import SSHChannel
 from twisted.conch.ssh.common import getNS
 from twisted.conch.ssh.session import parseRequest_pty_req, parseRequest_window_change
 from twisted.internet.defer import DeferredList
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from pushserver.manhole.interpreter import Interpreter, Quit
@@ -29,7 +30,7 @@ _EXTENDED_STDERR: Final = 1
 class SessionHost(Protocol):
     """What a session asks of its console."""
 
-    reactor: Any
+    reactor: IReactorTime
     rooms: Rooms
 
 

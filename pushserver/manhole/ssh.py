@@ -17,7 +17,7 @@ from twisted.conch.ssh import connection
 from twisted.conch.ssh.factory import SSHFactory
 from twisted.conch.ssh.transport import SSHServerTransport
 from twisted.cred.portal import IRealm, Portal
-from twisted.internet.interfaces import IAddress
+from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.logger import Logger
 from twisted.protocols.policies import TimeoutMixin
 from zope.interface import implementer
@@ -167,7 +167,7 @@ class Console(SSHFactory):
     _log = QuietLogger()
 
     def __init__(
-        self, reactor: Any, rooms: Rooms, now: Callable[[], int], settings: ManholeSection, state_dir: Path
+        self, reactor: IReactorTime, rooms: Rooms, now: Callable[[], int], settings: ManholeSection, state_dir: Path
     ) -> None:
         """Raises `ConfigError` for files that cannot be read."""
         self.reactor = reactor
