@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pushserver.core.message_types import REPLIES
+from pushserver.core.message_types import REPLIES, REQUESTS, SERVER_PUSHES
+from pushserver.protocols.native.framing import SUBPROTOCOL
 from tests.test_layers import FLOORS, MODULES, folder_of, imports
 
 Rule = Callable[[str, str], list[str]]
@@ -234,19 +235,43 @@ def _is_any(note: ast.expr, aliases: set[str]) -> bool:
 
 # -- the rooms take any protocol --------------------------------------------------------------------------------------
 
-#: Names that only the native protocol has: a reply's name with an underscore is no English word.
-NATIVE = {reply for reply in REPLIES if "_" in reply}
+#: Plain words among the protocol's names: topics, methods of the API, scripts and tables are called so as well.
+ENGLISH = {
+    "closed", "error", "history", "inbox", "output", "presence", "publish", "resync", "subscribe", "task",
+    "unsubscribe",
+}  # fmt: skip
+#: What only the native protocol says: its name, its messages' names, and the subprotocol.
+NATIVE = (REQUESTS | REPLIES | SERVER_PUSHES | {"native", SUBPROTOCOL}) - ENGLISH
+#: Which of these a module below the protocols says, each with why. Pushes of the server are named by the public
+#: contract, for clients of any protocol and for the server side: a session says them in its own words.
+NAMES_OF_ALL = {
+    "pushserver.server.chat": ({"chat_message"}, "the push that a chat message becomes"),
+    "pushserver.server.inbox_changes": ({"inbox_changed"}, "the push about it"),
+    "pushserver.server.presence": ({"presence_join", "presence_leave", "user_status"}, "the pushes about it"),
+    "pushserver.server.stats_channel": ({"system_stats"}, "the push with them"),
+    "pushserver.server.tasks": (
+        {"task_completed", "task_created", "task_failed", "task_progress", "task_status_changed"},
+        "the pushes about them, which are stored too",
+    ),
+    "pushserver.engine.redis.subscriber": ({"pong"}, "Redis' own answer to PING"),
+    "pushserver.engine.redis.scripts": ({"inbox_read"}, "the name of a script"),
+    "pushserver.engine.redis.pages": ({"inbox_read"}, "the name of a script"),
+}
 
 
 def native_names(module: str, source: str) -> list[str]:
     """The native protocol's own message names below the protocols."""
-    if folder_of(module) not in ("server", "engine"):
-        return []
-    return [
-        f"{module}:{node.lineno} says {node.value!r}"
-        for node in ast.walk(_tree(source))
-        if isinstance(node, ast.Constant) and node.value in NATIVE
-    ]
+    allowed, _ = NAMES_OF_ALL.get(module, (set(), ""))
+    return [f"{module}:{line} says {text!r}" for line, text in _native_texts(module, source) if text not in allowed]
+
+
+def _native_texts(module: str, source: str) -> Iterator[tuple[int, str]]:
+    if folder_of(module) in ("server", "engine"):
+        for node in ast.walk(_tree(source)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
+                text = node.value if isinstance(node.value, str) else node.value.decode("latin-1")
+                if text in NATIVE:
+                    yield node.lineno, text
 
 
 # -- moments and durations --------------------------------------------------------------------------------------------
@@ -571,6 +596,11 @@ def test_each_place_that_may_count_on_the_wall_clock_does() -> None:
     assert found >= WALL_ARITHMETIC.keys()
 
 
+def test_each_name_that_a_module_may_say_is_said() -> None:
+    for module, (names, _) in NAMES_OF_ALL.items():
+        assert {text for _, text in _native_texts(module, MODULES[module].read_text())} == names
+
+
 def test_each_collaborator_that_may_have_no_type_has_none() -> None:
     found = {name for module, path in MODULES.items() for _, name in _without_type(module[11:], path.read_text())}
     assert found >= UNTYPED.keys()
@@ -617,6 +647,11 @@ def test_each_constructor_that_may_hand_itself_on_does() -> None:
         ("untyped", "manhole.a", "class Host(Protocol):\n reactor: Any"),
         ("untyped", "client.a", "class A:\n def __init__(self, reactor):\n  self._reactor: Any = reactor"),
         ("native_names", "server.a", "reply('auth_success')"),
+        ("native_names", "server.a", "reply('pong')"),
+        ("native_names", "server.a", "if push.type == 'task_created': pass"),
+        ("native_names", "server.a", "if protocol == 'native': pass"),
+        ("native_names", "engine.a", "say = b'auth_failed'"),
+        ("native_names", "server.a", "if subprotocol == 'pushserver.v1.json': pass"),
         ("clocks", "server.a", "import time"),
         ("clocks", "web.a", "def f():\n from time import monotonic"),
         ("clocks", "engine.a", "import datetime\nx = datetime.datetime.now()"),
@@ -674,6 +709,8 @@ def test_a_planted_offence_is_found(rule: str, module: str, source: str) -> None
         ("bindings", "app.a", "async def f(reactor):\n await bind(reactor, 'tcp:1')"),
         ("untyped", "server.a", "def f(engine: IEngine, value: Any): pass"),
         ("untyped", "server.a", "def f(config: dict[str, Any], log: Callable[[Any], None]): pass"),
+        ("native_names", "server.a", "published('inbox')"),
+        ("native_names", "server.tasks", "event('task_created')"),
         ("native_names", "web.a", "reply('auth_success')"),
         ("clocks", "server.a", "began = clock.seconds()\nnow = clock.now()"),
         ("clocks", "server.a", "def f(clock, began):\n return clock.seconds() - began"),

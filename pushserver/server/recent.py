@@ -57,7 +57,7 @@ class RecentEvent(msgspec.Struct, rename="camel"):
 
 
 @dataclass(slots=True)
-class _Entry:
+class _KeptEvent:
     """``added_at``: when the event came last, ms on the monotonic clock."""
 
     user_id: str
@@ -72,7 +72,7 @@ class _Ring:
         self._last = 0
         self.bytes = 0
         #: by number, in the order in which they came
-        self._entries: dict[int, _Entry] = {}
+        self._entries: dict[int, _KeptEvent] = {}
         self._users: dict[str, deque[int]] = {}
 
     def add(self, user_id: str, event: RecentEvent, added_at: int) -> None:
@@ -87,7 +87,7 @@ class _Ring:
             if len(mine) >= self._per_user:
                 self._remove(mine[0])
         self._last += 1
-        self._entries[self._last] = _Entry(user_id, event, added_at)
+        self._entries[self._last] = _KeptEvent(user_id, event, added_at)
         self._users.setdefault(user_id, deque()).append(self._last)
         self.bytes += _size(user_id, event)
         while self.bytes > self._max_bytes:
