@@ -16,7 +16,7 @@ import pytest
 
 from pushserver.core.message_types import REPLIES, REQUESTS, SERVER_PUSHES
 from pushserver.protocols.native.framing import SUBPROTOCOL
-from tests.test_layers import FLOORS, MODULES, folder_of, imports
+from tests.test_layers import FLOORS, MODULES, ROOT, folder_of, imports
 
 Rule = Callable[[str, str], list[str]]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -452,11 +452,25 @@ WORDS = {
     "gate": "admission", "beat": "heartbeat", "One": "SingleProtocolFactory", "arrive": "begin",
     "heard_at": "last_heard_at",
 }  # fmt: skip
+#: Which of these are a word of the house only as they are written there, alone: in other letters, in other forms and
+#: within a longer name they are plain English, or the field's word.
+WHOLE = {
+    "Alone", "Asked", "Bounds", "Joining", "LINE", "One", "Once", "Pace", "Place", "Want", "_over", "announced",
+    "arrive", "arrived", "catch_up", "enter", "following", "free", "heard", "heard_at", "roll", "visible",
+}  # fmt: skip
+#: What is called after these words, because it is about them. The names of tests are sentences.
+NAMES_WORDS = {"house_word", "house_words"}
+#: Forms that no ending makes.
+IRREGULAR = {"struck": "strike"}
 #: Words that were the house's for something once, and are the field's for what they name now.
 STAYS = {
     "ask": "what a question is sent with",
     "join": "how a user comes into a channel's presence; its event is `presence.join`",
     "lost": "a field of the API and of the protocol; a connection that was lost",
+    "said": "what somebody said: plain English for a text of theirs",
+    "settled": "control engineering's word for a value that has stopped moving: `core.settling`",
+    "settling": "the same",
+    "told": "what somebody was told: plain English for what a message had",
     "positioned": "a publication that has its position; a field of Centrifuge's protocol",
     "sources": "where keys come from, and which layers of the configuration there are",
     "upgrade": "HTTP's word for a change of protocol",
@@ -466,14 +480,34 @@ PUBLIC_WORDS = {
     "pushserver.client.tx": {"hear": "the callable that ClientService's readers take, a documented parameter"},
 }
 
+#: What a function returns, called an answer behind what else it does.
+_ANSWERS = re.compile(r"(?:[.;,]|\band)\s+[Aa]nswers?\s(?!nothing)")
+
 _DOCUMENTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)
 
 
+def _forms(word: str) -> set[str]:
+    """Return a word as English bends it, in small letters."""
+    word = word.lower()
+    stem = word[:-1] if word[-1] in "ey" else word
+    forms = {word, f"{word}s", f"{word}es", f"{word}ing", f"{stem}ing", f"{stem}ed", f"{word}ed"}
+    return forms | {f"{stem}ies", f"{stem}ied"} if word[-1] == "y" else forms | {f"{word}{word[-1]}ing"}
+
+
+#: Each form of a word that is one of the house within a longer name too, and the word.
+FORMS = {form: word for word in WORDS if word not in WHOLE for form in _forms(word) if form not in STAYS} | IRREGULAR
+
+
 def house_word(name: str) -> str | None:
-    """Return the word of the house that a name is, in Python's spelling or JavaScript's; None if it is none."""
+    """Return the word of the house that a name is or has in it, in Python's spelling or JavaScript's and in any form of
+    the word; None if there is none."""
     spelled = re.sub(r"(?<=[a-z])([A-Z])", lambda found: f"_{found[1].lower()}", name)
     tries = [name, spelled] + [each.lstrip("_") for each in (name, spelled) if not each.endswith("__")]
-    return next((word for word in tries if word in WORDS), None)
+    whole = next((word for word in tries if word in WHOLE), None)
+    if whole is not None or name in NAMES_WORDS or name.startswith("test_"):
+        return whole
+    parts = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower().split("_")
+    return next((FORMS[part] for part in parts if part in FORMS), None)
 
 
 def words(module: str, source: str) -> list[str]:
@@ -482,7 +516,8 @@ def words(module: str, source: str) -> list[str]:
     public = PUBLIC_WORDS.get(module, {})
     for node in ast.walk(_tree(source)):
         name = ""
-        if isinstance(node, _DOCUMENTED) and (ast.get_docstring(node) or "").startswith("Answers "):
+        said = (ast.get_docstring(node) or "") if isinstance(node, _DOCUMENTED) else ""
+        if said.startswith("Answers ") or (isinstance(node, Function) and _ANSWERS.search(said)):
             found.append(f'{module}:{getattr(node, "lineno", 1)} "Answers ...": say Return, or Send')
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             name = node.name
@@ -564,6 +599,44 @@ def test_no_test_tool_or_measurement_has_a_word_of_the_house() -> None:
     sources = {".".join(path.relative_to(root).with_suffix("").parts): path.read_text() for path in paths}
     assert {"tests.test_arrows", "tools.shape", "bench.compare"} <= sources.keys()
     assert [fault for module, source in sources.items() for fault in words(module, source)] == []
+
+
+#: What a script defines: functions and their parameters, local names, and the variables of loops.
+_LUA = re.compile(r"\blocal (?!function)([\w, ]+)|\bfunction ([\w.]+) ?\(([\w, ]*)\)|\bfor ([\w, ]+?) (?:=|in\b)")
+
+
+def lua_words(name: str, source: str) -> list[str]:
+    """What is defined in a script under a word of the house, and the script's own name."""
+    code = re.sub(r"--.*", "", source)
+    defined = {
+        part for found in _LUA.finditer(code) for group in found.groups("") for part in re.findall(r"\w+", group)
+    }
+    return [f"{name}: {each}: say {WORDS[word]}" for each in [name, *sorted(defined)] if (word := house_word(each))]
+
+
+def test_no_script_has_a_word_of_the_house() -> None:
+    scripts = list((ROOT / "engine" / "redis" / "lua").glob("*.lua"))
+    assert len(scripts) > 50
+    assert [fault for path in scripts for fault in lua_words(path.stem, path.read_text())] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("unread_tell", ""),
+        ("inbox", "local function tell(box, room)\nend"),
+        ("inbox", "local function add(box, seat)\nend"),
+        ("inbox", "local told, buried_at = 1, 2"),
+        ("inbox", "for _, beat in ipairs(all) do end"),
+        ("inbox", "for gate = 1, 2 do end"),
+    ],
+)
+def test_a_planted_word_of_the_house_is_found_in_a_script(name: str, source: str) -> None:
+    assert len(lua_words(name, source)) == 1
+
+
+def test_what_a_script_says_in_a_comment_or_calls_is_not_found() -> None:
+    assert lua_words("inbox", "-- local tell\nlocal added = tell(box, told)\nfor n = first, last do end") == []
 
 
 def test_no_modules_import_each_other() -> None:
@@ -677,6 +750,19 @@ def test_each_constructor_that_may_hand_itself_on_does() -> None:
         ("words", "publisher.a", "class Place: pass"),
         ("words", "pushctl.a", "for lot in lots: pass"),
         ("words", "web.a", "class A:\n def f(self):\n  'Answers with JSON.'"),
+        ("words", "web.a", "def f():\n 'Opens it; answers with the port.'"),
+        ("words", "web.a", "def f():\n 'Sign in, and\\nanswer the first message.'"),
+        ("words", "web.a", "def f():\n 'The collector is off. Answers what there was.'"),
+        ("words", "server.a", "SETTLE = 1"),
+        ("words", "config.a", "def f(draft): pass"),
+        ("words", "engine.a", "def _buried(): pass"),
+        ("words", "engine.a", "beat_at = 1"),
+        ("words", "engine.a", "class TellUnread: pass"),
+        ("words", "server.a", "def _say_gone(self): pass"),
+        ("words", "app.a", "def _all_say(self): pass"),
+        ("words", "client.a", "class A:\n def f(self):\n  self.tellsOnce = 1"),
+        ("words", "web.a", "class Doorways: pass"),
+        ("words", "web.a", "for HTTPGate in gates: pass"),
     ],
 )
 def test_a_planted_offence_is_found(rule: str, module: str, source: str) -> None:
@@ -719,6 +805,9 @@ def test_a_planted_offence_is_found(rule: str, module: str, source: str) -> None
         ("clocks", "app.service", "class PushService:\n def _certificate_expiry(self): return self.end - clock.now()"),
         ("clocks", "client.a", "import time"),
         ("words", "server.a", "def send(self, targets): return tell(targets)"),
+        ("words", "server.a", "def f(told, settled_at, last_heard_at, keeps_free_pages, place_of): pass"),
+        ("words", "web.a", "def f():\n 'A worker that has ended and answers nothing more.'"),
+        ("words", "web.a", "def f():\n 'Answer a request with an error.'"),
         ("words", "client.tx", "def subscribe(self, hear): pass"),
         ("words", "server.a", "async def ask(self, question):\n 'Return what each node answered.'"),
     ],

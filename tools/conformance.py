@@ -130,7 +130,7 @@ def factory() -> PortFactory:
 
 
 def run(wstest: str, cases: Sequence[str], port: int) -> dict[str, Any]:
-    """Let the testsuite try these cases at this port; answer the result of each."""
+    """Let the testsuite try these cases at this port; return the result of each."""
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
         place = Path(folder)
         specification = {
@@ -148,7 +148,7 @@ def run(wstest: str, cases: Sequence[str], port: int) -> dict[str, Any]:
 
 
 def judge(results: Mapping[str, Any]) -> int:
-    """Print what did not pass; answer how much that is, and 1 where nothing was tried."""
+    """Print what did not pass; return how much that is, and 1 where nothing was tried."""
     verdicts: Counter[str] = Counter()
     bad = 0
     for case, result in sorted(results.items(), key=lambda item: [int(part) for part in item[0].split(".")]):

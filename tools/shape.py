@@ -116,7 +116,7 @@ def measure(sources: Mapping[str, str]) -> Shape:
                     wide -= shape.settings[place]
                 if wide > PARAMETERS:
                     shape.wide[place] = wide
-            elif isinstance(node, Function) and path.split("/")[0] in TYPED and _says_any(node):
+            elif isinstance(node, Function) and path.split("/")[0] in TYPED and _has_any(node):
                 signature = "\n".join(sources[path].splitlines()[node.lineno - 1 : node.body[0].lineno])
                 where = shape.reasoned if "# Any: " in signature else shape.untyped
                 where.append(f"{path}:{node.lineno} {node.name}")
@@ -210,7 +210,7 @@ def _is_parameter(statement: ast.stmt) -> bool:
     )
 
 
-def _says_any(node: Function) -> bool:
+def _has_any(node: Function) -> bool:
     given = node.args
     arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
     notes = [argument.annotation for argument in arguments if argument is not None] + [node.returns]

@@ -131,7 +131,7 @@ class Login(userauth.SSHUserAuthServer):
     portal: Any
     user: Any
     _log = QuietLogger()
-    _says = Logger()
+    _own_log = Logger()
 
     def tryAuth(self, kind: bytes, user: bytes, data: bytes) -> Deferred[Any]:
         connection: LoginTransport = self.transport
@@ -144,7 +144,7 @@ class Login(userauth.SSHUserAuthServer):
             "way": kind.decode("latin-1"),
         }
         if kind == b"password" and connection.factory.lockout.left(connection.address, connection.factory.now()):
-            self._says.warn("console: {user} from {address}: passwords are locked out", code="locked_out", **named)
+            self._own_log.warn("console: {user} from {address}: passwords are locked out", code="locked_out", **named)
             return fail(UnauthorizedLogin("locked out"))
 
         def succeeded(result: Any) -> Any:
@@ -152,12 +152,12 @@ class Login(userauth.SSHUserAuthServer):
                 raise UnauthorizedLogin("too many are logged in")
             if kind == b"password":
                 connection.factory.lockout.succeeded(connection.address)
-            self._says.info("console: {user} logged in from {address} by {way}", **named)
+            self._own_log.info("console: {user} logged in from {address} by {way}", **named)
             return result
 
         def failed(failure: Failure) -> Failure:
             if not failure.check(error.IgnoreAuthentication, error.ValidPublicKey):
-                self._says.warn(
+                self._own_log.warn(
                     "console: {user} failed to log in from {address} by {way}: {reason}",
                     code="refused",
                     reason=failure.getErrorMessage(),

@@ -40,7 +40,7 @@ class ConsoleSession(SSHChannel):
     name = b"session"
     conn: Any
     _log = QuietLogger()
-    _says = Logger()
+    _own_log = Logger()
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
@@ -129,7 +129,7 @@ class ConsoleSession(SSHChannel):
             self.finish(end.status)
             return
         except Exception:
-            self._says.failure("console: a command failed")
+            self._own_log.failure("console: a command failed")
             self.finish(1)
             return
 
@@ -138,7 +138,7 @@ class ConsoleSession(SSHChannel):
             self.finish(0 if well and all(fine for _, fine in results) else 1)
 
         DeferredList(pending).addCallback(done).addErrback(
-            lambda failure: self._says.failure("console: a command's end failed", failure)
+            lambda failure: self._own_log.failure("console: a command's end failed", failure)
         )
 
     def _print(self, text: str) -> None:
