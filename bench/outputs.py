@@ -78,7 +78,7 @@ class Readers(Load):
         """Return the user that a connection signs in as; the task has that name too."""
         return user
 
-    def says(self, user: str, channels: Sequence[str]) -> tuple[bytes, bytes]:
+    def first_frames(self, user: str, channels: Sequence[str]) -> tuple[bytes, bytes]:
         owner = self.owner(user)
         return self._server.upgrade(), self._server.greeting(owner, [f"output:main/{owner}"])
 

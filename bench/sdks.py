@@ -39,7 +39,7 @@ class JsonSdks(Load):
         super().__init__(server)
         self.ask("pong {} {}".format(*(octets.hex() for octets in self.ping)))
 
-    def says(self, user: str, channels: Sequence[str]) -> tuple[bytes, bytes]:
+    def first_frames(self, user: str, channels: Sequence[str]) -> tuple[bytes, bytes]:
         return self._server.upgrade(self.path), self.greeting(user, channels)
 
     def greeting(self, user: str, channels: Sequence[str]) -> bytes:

@@ -71,14 +71,14 @@ def install(*peers: str) -> None:
 
 @contextmanager
 def redis_server() -> Iterator[int]:
-    """A Redis of its own; answers its port."""
+    """Start a Redis of its own; return its port."""
     with redis_process() as (port, _):
         yield port
 
 
 @contextmanager
 def redis_process() -> Iterator[tuple[int, int]]:
-    """A Redis of its own, in memory alone; answers its port and its process. Whoever is slow shall be slow, and not be
+    """A Redis of its own, in memory alone; return its port and its process. Whoever is slow shall be slow, and not be
     thrown out."""
     install("redis")
     port = free_port()
@@ -488,7 +488,7 @@ class Load:
         """What shows that a connection is ready, and how often it comes."""
         return self._server.ready
 
-    def says(self, user: str, channels: Sequence[str]) -> tuple[bytes, bytes]:
+    def first_frames(self, user: str, channels: Sequence[str]) -> tuple[bytes, bytes]:
         """Return what a connection says: its upgrade, and what follows the answer."""
         return self._server.upgrade(), self._server.greeting(user, channels)
 
@@ -508,13 +508,13 @@ class Load:
             for n in range(first, first + count):
                 user = f"u{n}"
                 mine = [*channels, *(f"public:own-{n}-{k}" for k in range(own))]
-                for part in self.says(user, mine):
+                for part in self.first_frames(user, mine):
                     file.write(struct.pack("=I", len(part)) + part)
         self.count = count
         return path
 
     def open(self, count: int, window: int = 64, path: Path | None = None, **more: Any) -> float:
-        """Connects, authenticates and subscribes; answers how long that took for all, s."""
+        """Connect, authenticate and subscribe; return how long that took for all, s."""
         path = path or self.prepare(count, **more)
         marker, times = self.ready
         answer = self.ask(f"open {path} {count} {window} {marker} {times}")

@@ -187,7 +187,7 @@ def tls_accept(progress: Progress, rounds: int) -> list[Table]:
 
 
 def _to_users(port: int, server: Server, load: Load, each: Table) -> float:
-    """PUBLISH to one user after another; answers deliveries a second, and notes the CPU of each."""
+    """PUBLISH to one user after another; return deliveries a second, and note the CPU of each."""
     times = 60
     load.reset()
     with socket.create_connection(("127.0.0.1", port)) as redis:

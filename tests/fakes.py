@@ -134,7 +134,7 @@ class Client:
         self.inbound.receive(json.dumps(message).encode())
 
     async def ask(self, type: str, **data: Any) -> Any:
-        """Sends a request and answers its reply."""
+        """Send a request and return its reply."""
         id = f"r{next(self.rig.numbers)}"
         self.send(type, id, **data)
         replies: list[Any] = []

@@ -37,13 +37,13 @@ async def _frame(reader: asyncio.StreamReader) -> tuple[int, bytes, int]:
     return head[0] & 0xF, await reader.readexactly(size), 2 + extra + size
 
 
-async def _one(port: int, address: str, says: Sequence[bytes], replies: int, code: int, tally: Tally) -> None:
+async def _one(port: int, address: str, frames: Sequence[bytes], replies: int, code: int, tally: Tally) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
-    writer.write(_UPGRADE + b"".join(frame(TEXT, text) for text in says))
+    writer.write(_UPGRADE + b"".join(frame(TEXT, text) for text in frames))
     await reader.readuntil(b"\r\n\r\n")
     tally.opened += 1
-    tally.said += len(says)
-    tally.said_bytes += sum(map(len, says))
+    tally.said += len(frames)
+    tally.said_bytes += sum(map(len, frames))
     closing = False
     while True:
         opcode, payload, octets = await _frame(reader)
@@ -64,8 +64,8 @@ async def _one(port: int, address: str, says: Sequence[bytes], replies: int, cod
 
 
 async def _lane(port: int, address: str, plan: Sequence[tuple[Sequence[bytes], int, int]], tally: Tally) -> None:
-    for says, replies, code in plan:
-        await _one(port, address, says, replies, code, tally)
+    for frames, replies, code in plan:
+        await _one(port, address, frames, replies, code, tally)
 
 
 def run(port: int, plan: Sequence[tuple[Sequence[bytes], int, int]], lanes: int = 32) -> Tally:

@@ -160,7 +160,7 @@ def alive() -> list[Any]:
 
 @pytest.fixture
 def no_collector() -> Iterator[list[Any]]:
-    """The collector of cycles is off. Answers what there was of connections: another test may have left some."""
+    """The collector of cycles is off. Return what there was of connections: another test may have left some."""
     gc.collect()
     gc.disable()
     yield alive()

@@ -155,7 +155,7 @@ def run(cases: Sequence[str], port: int) -> dict[str, Any]:
 
 
 def judge(results: Mapping[str, Any]) -> int:
-    """Print what did not pass; answer how much that is, and 1 where nothing was tried."""
+    """Print what did not pass; return how much that is, and 1 where nothing was tried."""
     verdicts: Counter[str] = Counter()
     bad = 0
     for case, result in sorted(results.items(), key=lambda item: [int(part) for part in item[0].split(".")]):

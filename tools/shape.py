@@ -11,8 +11,9 @@ Prints, of the working tree, or of a commit and the working tree (``before -> af
 - constructors of collaborators that take more than seven parameters. Values are apart: frozen dataclasses, named
   tuples, enumerations, msgspec's structs. The keyword-only settings of the classes that users make, `PUBLIC_CLASSES`,
   are counted apart;
-- ``Any`` in the signatures of ``server/``, ``engine/`` and ``app/``, where there are such folders. One that stands with
-  its reason, a comment ``# Any: …`` in the signature, is counted apart.
+- ``Any`` in the signatures of ``server/``, ``engine/`` and ``app/``, where there are such folders, and in names for
+  types there, which would hide it from the signatures. One that stands with its reason, a comment ``# Any: …`` in the
+  signature, or in or above the name's line, is counted apart.
 
 What is wanted is none of the last three: exit status 1 where the working tree has any. With ``--lines`` only the lines
 are printed.
@@ -115,10 +116,15 @@ def measure(sources: Mapping[str, str]) -> Shape:
                     wide -= shape.settings[place]
                 if wide > PARAMETERS:
                     shape.wide[place] = wide
-            elif isinstance(node, Function) and path.split("/")[0] in TYPED and _says_any(node):
+            elif isinstance(node, Function) and path.split("/")[0] in TYPED and _has_any(node):
                 signature = "\n".join(sources[path].splitlines()[node.lineno - 1 : node.body[0].lineno])
                 where = shape.reasoned if "# Any: " in signature else shape.untyped
                 where.append(f"{path}:{node.lineno} {node.name}")
+        if path.split("/")[0] in TYPED:
+            for name, statement in _aliases(tree):
+                lines = sources[path].splitlines()[max(0, statement.lineno - 2) : statement.end_lineno]
+                where = shape.reasoned if any("# Any: " in line for line in lines) else shape.untyped
+                where.append(f"{path}:{statement.lineno} {name}")
     shape.twice = {name: places for name, places in sorted(names.items()) if not _allowed(name, places)}
     return shape
 
@@ -204,11 +210,32 @@ def _is_parameter(statement: ast.stmt) -> bool:
     )
 
 
-def _says_any(node: Function) -> bool:
+def _has_any(node: Function) -> bool:
     given = node.args
     arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
     notes = [argument.annotation for argument in arguments if argument is not None] + [node.returns]
     return any(_last(part) == "Any" for note in notes if note is not None for part in _parts(note))
+
+
+def _aliases(tree: ast.Module) -> Iterator[tuple[str, ast.stmt]]:
+    """Names for types that have `Any` in them, at the top of a module or of a class: ``A = …``, also as a `TypeAlias`,
+    and an import under another name."""
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    for statement in (statement for holder in (tree, *classes) for statement in holder.body):
+        match statement:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=value)
+                | ast.AnnAssign(
+                    target=ast.Name(id=name),
+                    annotation=ast.Name(id="TypeAlias") | ast.Attribute(attr="TypeAlias"),
+                    value=ast.expr() as value,
+                )
+            ) if not isinstance(value, ast.Call) and any(_last(part) == "Any" for part in _parts(value)):
+                yield name, statement
+            case ast.ImportFrom(module="typing", names=names):
+                for each in names:
+                    if each.name == "Any" and each.asname not in (None, "Any"):
+                        yield each.asname or "", statement
 
 
 def _parts(note: ast.expr) -> Iterator[ast.expr]:

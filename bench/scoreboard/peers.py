@@ -148,7 +148,7 @@ def _npm_version(package: str, place: str) -> str:
     return f"{listed['version']}, node {node.removeprefix('v')}"
 
 
-def _says(command: Sequence[str], pattern: str) -> str:
+def _match_in(command: Sequence[str], pattern: str) -> str:
     """Return what a program says of its version."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
@@ -229,7 +229,7 @@ class Centrifugo(Peer):
     @classmethod
     def version(cls) -> str:
         # What Go built knows its module's version; the program was not told it.
-        return _says(["go", "version", "-m", str(PLACE / "centrifugo/bin/centrifugo")], r"\tmod\t\S+\tv(\S+)")
+        return _match_in(["go", "version", "-m", str(PLACE / "centrifugo/bin/centrifugo")], r"\tmod\t\S+\tv(\S+)")
 
     def command(self) -> list[str]:
         open_to_all = {"allow_subscribe_for_client": True}
@@ -301,7 +301,7 @@ class Sockudo(Peer):
 
     @classmethod
     def version(cls) -> str:
-        return _says([str(PLACE / "sockudo/bin/sockudo"), "--version"], r"(\d+\.\d+\.\d+)")
+        return _match_in([str(PLACE / "sockudo/bin/sockudo"), "--version"], r"(\d+\.\d+\.\d+)")
 
     def command(self) -> list[str]:
         (self.place / "config.toml").write_text(f"""
@@ -387,7 +387,7 @@ class Nats(Peer):
 
     @classmethod
     def version(cls) -> str:
-        return _says([str(PLACE / "nats/bin/nats-server"), "--version"], r"v(\d+\.\d+\.\d+)")
+        return _match_in([str(PLACE / "nats/bin/nats-server"), "--version"], r"v(\d+\.\d+\.\d+)")
 
     def command(self) -> list[str]:
         self.own_port = free_port()
@@ -520,8 +520,8 @@ class NchanPeer(Peer, Nchan):
 
     @classmethod
     def version(cls) -> str:
-        package = _says(["dpkg-query", "-W", "libnginx-mod-nchan"], r"\t(?:\d+:)?([\d.]+)")
-        return f"{package}, nginx {_says(['/usr/sbin/nginx', '-v'], r'nginx/([0-9.]+)')}"
+        package = _match_in(["dpkg-query", "-W", "libnginx-mod-nchan"], r"\t(?:\d+:)?([\d.]+)")
+        return f"{package}, nginx {_match_in(['/usr/sbin/nginx', '-v'], r'nginx/([0-9.]+)')}"
 
     def greeting(self, user: str, channels: Sequence[str], positions: Positions | None = None) -> bytes:
         return b""

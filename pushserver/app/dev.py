@@ -140,7 +140,7 @@ def issuer(config: Config) -> Callable[[str, int], str]:
 async def open_console(
     config: Config, dev: Dev | None, listen: Callable[[str], Awaitable[IListeningPort]]
 ) -> tuple[Config, IListeningPort]:
-    """Opens the console's endpoint; answers with the configuration that says where it is, and the listening port.
+    """Open the console's endpoint; return the configuration that says where it is, and the listening port.
 
     ``listen`` opens an endpoint, or raises `ConfigError`. Where that fails and nobody asked for this one, as when a
     second server starts on the machine, a free port is taken instead.
@@ -207,19 +207,19 @@ def keep(state: Path, name: str) -> str:
 
 
 def _write_once(path: Path, secret: str) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with open(descriptor, "w", encoding="ascii") as file:
             file.write(secret + "\n")
             file.flush()
             os.fsync(file.fileno())
         try:
-            os.link(draft, path)
+            os.link(temporary, path)
         except FileExistsError:
             pass
     finally:
-        draft.unlink()
+        temporary.unlink()
 
 
 def address(description: str) -> str:

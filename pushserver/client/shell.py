@@ -302,7 +302,7 @@ class Shell(ABC, Generic[Reader]):
         core.closed(link, self._now(), code, reason, status, error)
         self._pump()
 
-    def _tell_once(self, reason: str | None) -> None:
+    def _warn_once(self, reason: str | None) -> None:
         """Say what keeps the connection away, each reason once between two connections."""
         if reason is None or reason in self._told:
             return
@@ -319,7 +319,7 @@ class Shell(ABC, Generic[Reader]):
             self._told.clear()
             self._connected()
         elif state is State.WAITING:
-            self._tell_once(self._core.last_error)
+            self._warn_once(self._core.last_error)
         self._call_back("on_state", self._on_state, state)
 
     def _call_back(self, name: str, callback: Callable[[Any], None] | None, value: Any) -> None:

@@ -13,7 +13,7 @@ from autobahn.websocket.compress import (
     PerMessageDeflateResponseAccept,
 )
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -54,7 +54,7 @@ class Factory(WebSocketClientFactory):  # type: ignore[misc]
     protocol = _Protocol
     noisy = False
 
-    def __init__(self, link: Link, url: str, headers: Mapping[str, str], reactor: Any) -> None:
+    def __init__(self, link: Link, url: str, headers: Mapping[str, str], reactor: IReactorTime) -> None:
         super().__init__(url, protocols=[SUBPROTOCOL], headers=dict(headers), reactor=reactor)
         self.link = link
         self.setProtocolOptions(

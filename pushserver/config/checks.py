@@ -111,29 +111,29 @@ def read(
     overrides: Mapping[str, object] | None = None,
 ) -> RawConfig:
     """What the sources say, each value checked by itself alone. Raises `ConfigError`."""
-    draft = RawConfig()
+    raw = RawConfig()
     if path is not None:
-        draft.add_file(path)
-    draft.add_environment(environ if environ is not None else {})
+        raw.add_file(path)
+    raw.add_environment(environ if environ is not None else {})
     for key, value in (overrides or {}).items():
-        draft.add(f"option {OPTIONS.get(key, key)}", key, value)
-    return draft
+        raw.add(f"option {OPTIONS.get(key, key)}", key, value)
+    return raw
 
 
-def checked(draft: RawConfig, dev: bool = False, workers: int = 1, *, keyless: bool = False) -> Config:
+def checked(raw: RawConfig, dev: bool = False, workers: int = 1, *, keyless: bool = False) -> Config:
     """Return the whole configuration, as `load` does.
 
     With ``keyless``, no way to verify tokens is no mistake: for whoever talks to a server and cannot know whether it
     runs in development mode. Raises `ConfigError`.
     """
-    return _Checks(draft).config(dev, workers, keyless)
+    return _Checks(raw).config(dev, workers, keyless)
 
 
 class _Checks:
     """What no single key can tell: the rules between keys, and the files that keys name."""
 
-    def __init__(self, draft: RawConfig) -> None:
-        self._draft = draft
+    def __init__(self, raw: RawConfig) -> None:
+        self._raw = raw
 
     def config(self, dev: bool, workers: int, keyless: bool) -> Config:
         self._absolute_paths()
@@ -183,25 +183,25 @@ class _Checks:
                 for one in (*server.listen, *server.api_listen)
                 if (digest := values.certificates_digest(one))
             },
-            roles=self._draft.roles,
-            namespaces=tuple(self._draft.namespaces),
+            roles=self._raw.roles,
+            namespaces=tuple(self._raw.namespaces),
         )
 
     def _section(self, section: type[SectionType]) -> SectionType:
         name = next(name for name, known in SECTIONS.items() if known is section)
-        return section(**self._draft.values[name])
+        return section(**self._raw.values[name])
 
     def _absolute_paths(self) -> None:
         for full_key in _PATHS:
             section, _, key = full_key.partition(".")
-            value = self._draft.values[section].get(key, getattr(SECTIONS[section](), key))
+            value = self._raw.values[section].get(key, getattr(SECTIONS[section](), key))
             if isinstance(value, tuple):
-                self._draft.values[section][key] = tuple(map(os.path.abspath, value))
+                self._raw.values[section][key] = tuple(map(os.path.abspath, value))
             elif value:
-                self._draft.values[section][key] = os.path.abspath(value)
+                self._raw.values[section][key] = os.path.abspath(value)
 
     def _mistake(self, full_key: str, problem: str, value: object) -> ConfigError:
-        source = self._draft.sources.get(full_key, "default")
+        source = self._raw.sources.get(full_key, "default")
         section, _, key = full_key.partition(".")
         setting = keys_of(SECTIONS[section])[key]
         return ConfigError(f"{source}: {full_key} = {shown(value, setting)}: {problem}")
@@ -307,7 +307,7 @@ class _Checks:
             problem = "expected a path that is not centrifuge.path, nor above or below it"
             raise self._mistake("centrifuge.emulation_path", problem, centrifuge.emulation_path)
         self._check_centrifuge_api(centrifuge, taken)
-        taken_by = inbox_namespace(centrifuge, self._draft.namespaces)
+        taken_by = inbox_namespace(centrifuge, self._raw.namespaces)
         if taken_by:
             problem = f'expected a name that no channel of the namespace "{taken_by}" has, such as "user:{{id}}"'
             raise self._mistake("centrifuge.inbox_channel", problem, centrifuge.inbox_channel)
@@ -322,7 +322,7 @@ class _Checks:
             raise self._mistake("centrifuge.api_path", "expected a path that nothing else stands at", path)
 
     def _file_mistake(self, full_key: str, path: str, wanted: str) -> ConfigError:
-        source = self._draft.sources.get("events.webhooks", "default")
+        source = self._raw.sources.get("events.webhooks", "default")
         return ConfigError(f"{source}: {full_key} = {shown(path)}: expected a {wanted}")
 
     def _check_manhole(self, manhole: ManholeSection, dev: bool) -> None:

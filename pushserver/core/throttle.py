@@ -72,7 +72,7 @@ class Throttle:
         if self._held is None:
             self._held_since = now
             self._pressing = False
-        self._pressing = self._pressing or self._tells(shown, state)
+        self._pressing = self._pressing or self._is_notable(shown, state)
         if self._pressing and now >= earliest:
             self._show(state, now)
             return True
@@ -95,7 +95,7 @@ class Throttle:
     def _show(self, state: TaskState, now: int) -> None:
         self._shown, self._shown_at, self._held = state, now, None
 
-    def _tells(self, shown: TaskState, state: TaskState) -> bool:
+    def _is_notable(self, shown: TaskState, state: TaskState) -> bool:
         return (
             abs(state.percentage - shown.percentage) >= self._rules.min_delta
             or state.message != shown.message

@@ -638,7 +638,7 @@ class IInbox(Interface):
         ``collapse_key`` replaces the newest with the same key where it was not read, and that is notified like a
         deletion. ``ttl`` beyond the inbox' own is the inbox' own.
         ``events`` are kept with it. ``unread_after``: where it is kept and not read so many ms later,
-        `IEvents.tell_unread` tells."""
+        `IEvents.notify_unread` tells."""
 
     def read(user_id: str, after: int | None, limit: int, max_bytes: int | None = None) -> Deferred[InboxPage]:
         """Return at most ``limit`` messages after offset ``after`` (None: after the cursor), oldest first; with
@@ -822,7 +822,7 @@ class IEvents(Interface):
         Where something after it is gone, they begin with the oldest kept. Fails with `errors.Invalid` for what is no
         id."""
 
-    def tell_unread(limit: int) -> Deferred[int]:
+    def notify_unread(limit: int) -> Deferred[int]:
         """Keep an event ``inbox.unread`` for each message whose time to be read is over and that is kept and not read;
         once for each. Return how many messages were looked at, at most ``limit``."""
 

@@ -22,19 +22,19 @@ def host_key(state_dir: Path) -> Key:
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
-            draft = path.with_name(f".{path.name}.{os.getpid()}.{token_hex(4)}")
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.{token_hex(4)}")
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             try:
                 with open(descriptor, "wb") as file:
                     file.write(Key(Ed25519PrivateKey.generate()).toString("openssh"))
                     file.flush()
                     os.fsync(file.fileno())
                 # Whole or not at all, and of several processes that start at once the first one's.
-                os.link(draft, path)
+                os.link(temporary, path)
             except FileExistsError:
                 pass
             finally:
-                draft.unlink()
+                temporary.unlink()
         path.chmod(0o600)
         key: Key = Key.fromFile(str(path))
         return key

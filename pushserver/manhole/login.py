@@ -14,6 +14,7 @@ from twisted.cred import credentials
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.error import UnauthorizedLogin
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -96,7 +97,7 @@ class Checker:
 class LoginHost(Protocol):
     """What logging in asks of the console."""
 
-    reactor: Any
+    reactor: IReactorTime
     lockout: Lockout
 
     @property
@@ -130,7 +131,7 @@ class Login(userauth.SSHUserAuthServer):
     portal: Any
     user: Any
     _log = QuietLogger()
-    _says = Logger()
+    _own_log = Logger()
 
     def tryAuth(self, kind: bytes, user: bytes, data: bytes) -> Deferred[Any]:
         connection: LoginTransport = self.transport
@@ -143,7 +144,7 @@ class Login(userauth.SSHUserAuthServer):
             "way": kind.decode("latin-1"),
         }
         if kind == b"password" and connection.factory.lockout.left(connection.address, connection.factory.now()):
-            self._says.warn("console: {user} from {address}: passwords are locked out", code="locked_out", **named)
+            self._own_log.warn("console: {user} from {address}: passwords are locked out", code="locked_out", **named)
             return fail(UnauthorizedLogin("locked out"))
 
         def succeeded(result: Any) -> Any:
@@ -151,12 +152,12 @@ class Login(userauth.SSHUserAuthServer):
                 raise UnauthorizedLogin("too many are logged in")
             if kind == b"password":
                 connection.factory.lockout.succeeded(connection.address)
-            self._says.info("console: {user} logged in from {address} by {way}", **named)
+            self._own_log.info("console: {user} logged in from {address} by {way}", **named)
             return result
 
         def failed(failure: Failure) -> Failure:
             if not failure.check(error.IgnoreAuthentication, error.ValidPublicKey):
-                self._says.warn(
+                self._own_log.warn(
                     "console: {user} failed to log in from {address} by {way}: {reason}",
                     code="refused",
                     reason=failure.getErrorMessage(),

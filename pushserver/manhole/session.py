@@ -10,6 +10,7 @@ from twisted.conch.ssh.channel import SSHChannel
 from twisted.conch.ssh.common import getNS
 from twisted.conch.ssh.session import parseRequest_pty_req, parseRequest_window_change
 from twisted.internet.defer import DeferredList
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from pushserver.manhole.interpreter import Interpreter, Quit
@@ -29,7 +30,7 @@ _EXTENDED_STDERR: Final = 1
 class SessionHost(Protocol):
     """What a session asks of its console."""
 
-    reactor: Any
+    reactor: IReactorTime
     rooms: Rooms
 
 
@@ -39,7 +40,7 @@ class ConsoleSession(SSHChannel):
     name = b"session"
     conn: Any
     _log = QuietLogger()
-    _says = Logger()
+    _own_log = Logger()
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
@@ -128,7 +129,7 @@ class ConsoleSession(SSHChannel):
             self.finish(end.status)
             return
         except Exception:
-            self._says.failure("console: a command failed")
+            self._own_log.failure("console: a command failed")
             self.finish(1)
             return
 
@@ -137,7 +138,7 @@ class ConsoleSession(SSHChannel):
             self.finish(0 if well and all(fine for _, fine in results) else 1)
 
         DeferredList(pending).addCallback(done).addErrback(
-            lambda failure: self._says.failure("console: a command's end failed", failure)
+            lambda failure: self._own_log.failure("console: a command's end failed", failure)
         )
 
     def _print(self, text: str) -> None:

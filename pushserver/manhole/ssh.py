@@ -17,7 +17,7 @@ from twisted.conch.ssh import connection
 from twisted.conch.ssh.factory import SSHFactory
 from twisted.conch.ssh.transport import SSHServerTransport
 from twisted.cred.portal import IRealm, Portal
-from twisted.internet.interfaces import IAddress
+from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.logger import Logger
 from twisted.protocols.policies import TimeoutMixin
 from zope.interface import implementer
@@ -50,7 +50,7 @@ class ConsoleTransport(SSHServerTransport, TimeoutMixin):
     who = "?"
     inside = False
     _log = QuietLogger()
-    _says = Logger()
+    _own_log = Logger()
 
     def connectionMade(self) -> None:
         self.setTimeout(LOGIN_TIMEOUT)
@@ -70,7 +70,7 @@ class ConsoleTransport(SSHServerTransport, TimeoutMixin):
         except Exception:
             missing = "a list that cannot be read"
         if missing:
-            self._says.warn(
+            self._own_log.warn(
                 "console: {address} has no algorithm in common with this server: {reason}",
                 event="console_refused",
                 address=self.address,
@@ -90,12 +90,12 @@ class ConsoleTransport(SSHServerTransport, TimeoutMixin):
         super().sendPacket(messageType, payload)
 
     def timeoutConnection(self) -> None:
-        self._says.info("console: {address} was silent for too long", event="console_timeout", address=self.address)
+        self._own_log.info("console: {address} was silent for too long", event="console_timeout", address=self.address)
         self.transport.abortConnection()
 
     def give_way(self) -> None:
         """Another has the place."""
-        self._says.info("console: {address} made way for another", event="console_refused", address=self.address)
+        self._own_log.info("console: {address} made way for another", event="console_refused", address=self.address)
         self.transport.abortConnection()
 
     def log_in(self, user: str) -> bool:
@@ -110,7 +110,7 @@ class ConsoleTransport(SSHServerTransport, TimeoutMixin):
     def count_wrong_password(self) -> None:
         """Count it; too many lock passwords out from this address for a while."""
         if self.factory.lockout.failed(self.address, self.factory.now()):
-            self._says.warn(
+            self._own_log.warn(
                 "console: passwords from {address} are locked out for {seconds} s",
                 event="console_locked_out",
                 address=self.address,
@@ -122,7 +122,7 @@ class ConsoleTransport(SSHServerTransport, TimeoutMixin):
         self.factory.places.leave(self)
         super().connectionLost(reason)
         if self.inside:
-            self._says.info("console: {who} is gone", event="console_left", who=self.who)
+            self._own_log.info("console: {who} is gone", event="console_left", who=self.who)
 
 
 class Sessions(connection.SSHConnection):
@@ -167,7 +167,7 @@ class Console(SSHFactory):
     _log = QuietLogger()
 
     def __init__(
-        self, reactor: Any, rooms: Rooms, now: Callable[[], int], settings: ManholeSection, state_dir: Path
+        self, reactor: IReactorTime, rooms: Rooms, now: Callable[[], int], settings: ManholeSection, state_dir: Path
     ) -> None:
         """Raises `ConfigError` for files that cannot be read."""
         self.reactor = reactor

@@ -73,8 +73,6 @@ class MessageWatch:
         self._user_id = user_id
         self._watched: set[Connection] = set()
         self.done: Deferred[None] = Deferred()
-        if user_id is not None:
-            hub.traced[user_id] = self
 
     @property
     def count(self) -> int:
@@ -82,7 +80,9 @@ class MessageWatch:
         return len(self._watched)
 
     def begin(self, connections: Iterable[Connection]) -> None:
-        """Watch these connections too."""
+        """Watch these connections, and those that the user makes from now on."""
+        if self._user_id is not None:
+            self._hub.traced[self._user_id] = self
         for connection in connections:
             self.opened(connection)
 
@@ -116,7 +116,7 @@ class MessageWatch:
         except Exception as problem:
             self._log.failure("console: a watch failed and has ended")
             self.stop()
-            _say_failed(self._show, problem)
+            _show_failure(self._show, problem)
 
     def stop(self) -> None:
         """Watch no longer. Stopping twice is no mistake."""
@@ -135,7 +135,7 @@ def _closing(connection: Connection) -> str:
     return "closed" if close is None else f"closed ({close.code} {close.reason})"
 
 
-def _say_failed(show: Callable[[str], None], problem: Exception) -> None:
+def _show_failure(show: Callable[[str], None], problem: Exception) -> None:
     try:
         show(f"the watch has ended: {type(problem).__name__}")
     except Exception:
@@ -179,7 +179,7 @@ class LogWatch:
             self._show(f"{clock} {level.name} {event.get('log_namespace', '')}: {text}")
         except Exception as problem:
             self.stop()
-            _say_failed(self._show, problem)
+            _show_failure(self._show, problem)
         finally:
             self._showing = False
 

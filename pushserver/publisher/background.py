@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pushserver.publisher.commands import Command, parts
-from pushserver.publisher.errors import PublishError, PublishRefused, PublishUnavailable, settles, too_large
+from pushserver.publisher.errors import PublishError, PublishRefused, PublishUnavailable, is_final, too_large
 from pushserver.publisher.outbox import CommandQueue, Entry
 from pushserver.publisher.sender import sender
 from pushserver.publisher.transport import Transport
@@ -388,7 +388,7 @@ def _window(failures: int) -> float:
 
 
 def _is_passing(reply: Any) -> bool:
-    return isinstance(reply, PublishError) and not settles(reply)
+    return isinstance(reply, PublishError) and not is_final(reply)
 
 
 def _is_quiet(command: Command, error: PublishError) -> bool:

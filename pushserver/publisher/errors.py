@@ -53,7 +53,7 @@ REDIS_ERROR: Final = "REDIS_ERROR"
 _TOO_LARGE: Final = frozenset({"MESSAGE_TOO_LARGE", FOREIGN + "413"})
 
 
-def settles(error: PublishError) -> bool:
+def is_final(error: PublishError) -> bool:
     """Whether this is the push server's word, and its last."""
     return error.code not in PASSING and error.code != REDIS_ERROR and not error.code.startswith(FOREIGN)
 

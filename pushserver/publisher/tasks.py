@@ -178,7 +178,7 @@ class BaseTask:
         entry = producer.entry
         if entry is not None and entry.take_up(piece, size):
             if entry.is_incomplete:
-                self._say_left_out(name)
+                self._log_left_out(name)
             return
         entry = (OutputEntry if self._has_room() else TailEntry)(self._lane, producer, self)
         entry.take_up(piece, size)
@@ -187,9 +187,9 @@ class BaseTask:
             self._unsent = [*self._unsent, entry]
         else:
             producer.lost += len(piece) if kind == "text" else 1
-            self._say_left_out(name)
+            self._log_left_out(name)
 
-    def _say_left_out(self, name: str) -> None:
+    def _log_left_out(self, name: str) -> None:
         words = "too much waits for the server: some of what a task writes to its output %s is left out"
         self._background.log("output left out", logging.WARNING, words, name)
 

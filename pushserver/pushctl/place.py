@@ -56,10 +56,10 @@ class ServerPlace:
         """The configuration file's, with the environment's; None where none was named."""
         if self._config is None and self._config_path is not None:
             try:
-                draft = read(self._config_path, os.environ)
+                raw = read(self._config_path, os.environ)
                 # A server in development mode makes the keys that its file does not have.
-                self._config = checked(draft, keyless=True)
-                self._listens = "server.listen" in draft.sources
+                self._config = checked(raw, keyless=True)
+                self._listens = "server.listen" in raw.sources
             except ConfigError as mistake:
                 raise click.ClickException(str(mistake)) from None
         return self._config

@@ -290,7 +290,7 @@ _CHANGES: Final[dict[str, type[Progress | StatusParams | CompleteParams | FailPa
     "task.cancel": CancelParams,
 }
 
-Handler = Callable[[msgspec.Raw, IdempotencyKey | None], Awaitable[Any]]
+Handler = Callable[[msgspec.Raw, IdempotencyKey | None], Awaitable[object]]
 
 
 class BackendCommands:

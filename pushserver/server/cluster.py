@@ -306,7 +306,7 @@ class StatsQuestion(_Question[dict[str, Any]], frozen=True, array_like=True, tag
     """Tell the node's figures."""
 
     nothing: None = None
-    Answer = dict[str, Any]
+    Answer = dict[str, Any]  # Any: numbers, texts and lists of them, as JSON has them
 
 
 Question = (

@@ -87,9 +87,9 @@ class Presence:
         #: those of them whom the others may have been told of: no answer came
         self._doubtful: set[str] = set()
         #: users of whom this node is saying that they went
-        self._saying: set[str] = set()
+        self._announcing: set[str] = set()
         #: what the engine is being notified of
-        self._telling: set[Deferred[Any]] = set()
+        self._notifying: set[Deferred[Any]] = set()
         self._departures = UserTurns(clock, DEPARTING)
         self._untold = RareLine()
         #: whether this node is about to stop, and whether it has
@@ -108,7 +108,7 @@ class Presence:
         waiting = self._leaving.pop(user_id, None)
         if waiting is not None:
             waiting[0].cancel()
-        self._saying.discard(user_id)
+        self._announcing.discard(user_id)
         # Who came back before anybody was notified that they had gone need not be announced.
         if arrival.new and (waiting is None or user_id in self._doubtful):
             self._detach(self._announce_status(user_id, "online", self._clock.now()))
@@ -128,7 +128,7 @@ class Presence:
 
     async def _confirm_left(self, user_id: str, last_seen_at: int) -> None:
         presence = self._engine.presence
-        self._saying.add(user_id)
+        self._announcing.add(user_id)
         try:
             going = await presence.going(user_id, last_seen_at)
             if going:
@@ -136,7 +136,7 @@ class Presence:
             alone = await presence.went(user_id)
             # Another node may have taken them back meanwhile, without a word.
             unsaid = not alone if going else user_id in self._doubtful
-            if unsaid and user_id in self._saying and (await presence.online(user_id)).online:
+            if unsaid and user_id in self._announcing and (await presence.online(user_id)).online:
                 await self._announce_status(user_id, "online", self._clock.now())
         except Unavailable:
             # Nobody else will say it: it is tried again after a while.
@@ -144,13 +144,13 @@ class Presence:
             self._leave_later(user_id, last_seen_at)
             raise
         self._doubtful.discard(user_id)
-        self._saying.discard(user_id)
+        self._announcing.discard(user_id)
 
     async def flush(self) -> dict[str, int]:
         """Wait until the engine knows who has gone. Return the users who have not been announced as offline yet, and
         when they were last seen: this node is about to stop, and another one says so when their time has come."""
-        while self._telling:
-            await DeferredList([*self._telling])
+        while self._notifying:
+            await DeferredList([*self._notifying])
         gone = {user_id: last_seen_at for user_id, (_, last_seen_at) in self._leaving.items()}
         left = await self._occupancy.flush()
         now = self._clock.now()
@@ -327,20 +327,20 @@ class Presence:
         departures = self._departures
 
         def go() -> None:
-            telling = self._detach(work())
-            if telling is not None:
+            notifying = self._detach(work())
+            if notifying is not None:
                 departures.begin(user_id)
-                telling.addBoth(lambda _: departures.end(user_id))
+                notifying.addBoth(lambda _: departures.end(user_id))
 
         if user_id not in departures.crowded:
             go()
             return
         waiting: Deferred[None] = Deferred()
-        self._telling.add(waiting)
+        self._notifying.add(waiting)
 
         def go_later() -> None:
             go()
-            self._telling.discard(waiting)
+            self._notifying.discard(waiting)
             waiting.callback(None)
 
         departures.ask(user_id, go_later)
@@ -426,17 +426,17 @@ class Presence:
 
         def failed(failure: Failure) -> None:
             if failure.check(Unavailable):
-                self.could_not_tell()
+                self.could_not_notify()
             else:
                 self._log.failure("telling presence failed", failure)
 
-        telling = begin(work, failed)
-        if telling is not None:
-            self._telling.add(telling)
-            telling.addBoth(lambda _: self._telling.discard(telling))
-        return telling
+        notifying = begin(work, failed)
+        if notifying is not None:
+            self._notifying.add(notifying)
+            notifying.addBoth(lambda _: self._notifying.discard(notifying))
+        return notifying
 
-    def could_not_tell(self) -> None:
+    def could_not_notify(self) -> None:
         """Write down that the engine did not take something of presence. Where it is away that is so of everybody."""
         if times := self._untold.times(self._clock.seconds()):
             self._log.warn(
@@ -454,5 +454,5 @@ class Presence:
             waiting.cancel()
         self._leaving.clear()
         self._doubtful.clear()
-        self._saying.clear()
+        self._announcing.clear()
         self._occupancy.stop()

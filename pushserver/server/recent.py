@@ -4,12 +4,14 @@
 
 A ring of fixed bytes: the oldest goes first. One user holds at most `PER_USER` entries, so that nobody's mistakes drive
 out everybody else's; what repeats is counted. Tokens that nobody of ours has signed say whose they are as they like:
-what they tell stands apart, and is less.
+what they tell stands apart, and is less. The last hour is counted on the monotonic clock: a wall clock that is set
+neither empties it nor keeps what is older.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -27,7 +29,7 @@ PERIOD: Final = 3_600_000
 #: Characters of a reason and of a name that are kept.
 MAX_TEXT: Final = 200
 #: Bytes that an entry takes beside its texts.
-_OVERHEAD: Final = 400
+_OVERHEAD: Final = 440
 
 
 class RecentEvent(msgspec.Struct, rename="camel"):
@@ -54,6 +56,15 @@ class RecentEvent(msgspec.Struct, rename="camel"):
         ) and self.connection_id == other.connection_id
 
 
+@dataclass(slots=True)
+class _KeptEvent:
+    """``added_at``: when the event came last, ms on the monotonic clock."""
+
+    user_id: str
+    event: RecentEvent
+    added_at: int
+
+
 class _Ring:
     def __init__(self, max_bytes: int, per_user: int) -> None:
         self._max_bytes = max_bytes
@@ -61,21 +72,22 @@ class _Ring:
         self._last = 0
         self.bytes = 0
         #: by number, in the order in which they came
-        self._entries: dict[int, tuple[str, RecentEvent]] = {}
+        self._entries: dict[int, _KeptEvent] = {}
         self._users: dict[str, deque[int]] = {}
 
-    def add(self, user_id: str, event: RecentEvent) -> None:
+    def add(self, user_id: str, event: RecentEvent, added_at: int) -> None:
         mine = self._users.get(user_id)
         if mine is not None:
-            newest = self._entries[mine[-1]][1]
-            if newest.repeats(event):
-                newest.at = event.at
-                newest.times += 1
+            newest = self._entries[mine[-1]]
+            if newest.event.repeats(event):
+                newest.event.at = event.at
+                newest.event.times += 1
+                newest.added_at = added_at
                 return
             if len(mine) >= self._per_user:
                 self._remove(mine[0])
         self._last += 1
-        self._entries[self._last] = (user_id, event)
+        self._entries[self._last] = _KeptEvent(user_id, event, added_at)
         self._users.setdefault(user_id, deque()).append(self._last)
         self.bytes += _size(user_id, event)
         while self.bytes > self._max_bytes:
@@ -83,19 +95,19 @@ class _Ring:
 
     def _remove(self, number: int) -> None:
         # The oldest of all is also its user's oldest.
-        user_id, event = self._entries.pop(number)
-        self.bytes -= _size(user_id, event)
-        mine = self._users[user_id]
+        entry = self._entries.pop(number)
+        self.bytes -= _size(entry.user_id, entry.event)
+        mine = self._users[entry.user_id]
         mine.popleft()
         if not mine:
-            del self._users[user_id]
+            del self._users[entry.user_id]
 
-    def of(self, user_id: str) -> list[RecentEvent]:
-        return [self._entries[number][1] for number in self._users.get(user_id, ())]
+    def of(self, user_id: str, since: int) -> list[RecentEvent]:
+        entries = (self._entries[number] for number in self._users.get(user_id, ()))
+        return [entry.event for entry in entries if entry.added_at >= since]
 
-    @property
-    def all(self) -> list[RecentEvent]:
-        return [event for _, event in self._entries.values()]
+    def all(self, since: int) -> list[RecentEvent]:
+        return [entry.event for entry in self._entries.values() if entry.added_at >= since]
 
 
 def _size(user_id: str, event: RecentEvent) -> int:
@@ -131,12 +143,13 @@ class RecentEvents:
     ) -> None:
         """Remember something about a user."""
         ring = self._verified if verified else self._unverified
-        ring.add(user_id, self._made(event, code, reason, address, connection_id, verified))
+        entry = self._made(event, code, reason, address, connection_id, verified)
+        ring.add(user_id, entry, self._clock.milliseconds())
 
     def add_refused_origin(self, origin: str, code: int | str, reason: str, address: str) -> None:
         """Remember that a page was refused for its origin."""
         entry = self._made("connection_refused", code, f"{reason}: {origin}", address, None, False)
-        self._refused_origins.add(address, entry)
+        self._refused_origins.add(address, entry, self._clock.milliseconds())
 
     def _made(
         self, event: str, code: int | str, reason: str, address: str, connection_id: str | None, verified: bool
@@ -154,10 +167,12 @@ class RecentEvents:
 
     def of(self, user_id: str) -> list[RecentEvent]:
         """Return what is remembered of a user's last hour, in no order."""
-        since = self._clock.now() - PERIOD
-        return [event for event in (*self._verified.of(user_id), *self._unverified.of(user_id)) if event.at >= since]
+        since = self._since()
+        return [*self._verified.of(user_id, since), *self._unverified.of(user_id, since)]
 
     def refused_origins(self) -> list[RecentEvent]:
         """Return the refused pages of the last hour, an address with each, in no order."""
-        since = self._clock.now() - PERIOD
-        return [event for event in self._refused_origins.all if event.at >= since][-PER_USER:]
+        return self._refused_origins.all(self._since())[-PER_USER:]
+
+    def _since(self) -> int:
+        return self._clock.milliseconds() - PERIOD

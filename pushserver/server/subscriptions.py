@@ -459,7 +459,7 @@ class Subscriptions:
             for name in tuple(connection.channels):
                 await self._presence.describe(connection, self._publishing.namespace(name), name)
         except Unavailable:
-            self._presence.could_not_tell()
+            self._presence.could_not_notify()
 
     def notify_ended(self, connection: Connection, name: str, code: Code, reason: str) -> None:
         self.notify(connection, operations.SubscriptionLost(name, code, reason))

@@ -16,6 +16,7 @@ from typing import Any, Final
 from autobahn.exception import PayloadCorruptError, PayloadExceededError
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.protocol import TrafficStats, WebSocketProtocol
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
@@ -286,7 +287,7 @@ class AutobahnFactory(WebSocketServerFactory):  # type: ignore[misc]
 
     noisy = False
 
-    def __init__(self, reactor: Any, max_message_size: int) -> None:
+    def __init__(self, reactor: IReactorTime, max_message_size: int) -> None:
         super().__init__(server="", reactor=reactor)
         self.setProtocolOptions(
             versions=[13],

@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 from weakref import WeakSet
+
+from twisted.internet.interfaces import IReactorTime
 
 from pushserver.config.sections import (
     AuthSection,
@@ -118,7 +120,7 @@ class Context:
     def __init__(
         self,
         *,
-        reactor: Any,
+        reactor: IReactorTime,
         clock: Clock,
         rooms: NodeRooms,
         counters: Counters,

@@ -274,7 +274,7 @@ class PushChannel(HTTPChannel):
         super().__init__()
         self.site = self.factory = site
         self.timeOut = self._idle_time
-        self.callLater = site.context.reactor.callLater  # type: ignore[method-assign]
+        self.callLater = site.context.reactor.callLater  # type: ignore[method-assign, assignment]
         self._used_at = site.context.clock.seconds()
         site.context.http_channels.add(self)
 

@@ -169,8 +169,8 @@ class Stream(ResponseLine):
         self.paused = False
 
     async def open(self, positions: dict[str, Position], channels: list[str]) -> dict[str, Any]:
-        """Signs in, subscribes, and answers the data of the first message. Where the connection is closed meanwhile,
-        raises what says so."""
+        """Sign in, subscribe, and return the data of the first message. Raises what says that the connection was
+        closed meanwhile."""
         connection, requests = self.connection, self._door.context.rooms.requests
         # What was asked for stands in the ids until it is answered, and where it is rejected: it may be allowed later.
         self._stand({n: (p.offset, p.epoch) for n, p in positions.items() if n in channels})

@@ -23,6 +23,7 @@ from twisted.internet.interfaces import (
     IListeningPort,
     IProtocol,
     IProtocolFactory,
+    IReactorFDSet,
 )
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.protocol import Factory
@@ -198,7 +199,7 @@ class SecureServer(tcp.Server):
     _ended = _peer_ended = False
 
     def __init__(
-        self, plain: PlainSocket, protocol: IProtocol, client: Any, server: Any, number: int, reactor: Any
+        self, plain: PlainSocket, protocol: IProtocol, client: Any, server: Any, number: int, reactor: IReactorFDSet
     ) -> None:
         contexts: Contexts = server.factory.contexts
         secure = SecureSocket(plain, contexts.getContext(), self.startWriting)

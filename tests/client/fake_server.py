@@ -393,17 +393,17 @@ class FakeServer:
         read_at = _now() if data.get("read", True) else None
         for push in self._chosen(peer, data):
             push["readAt"] = read_at
-        await self._tell_changed(peer, data, {"readAt": read_at})
+        await self._notify_changed(peer, data, {"readAt": read_at})
         return "inbox_read_success", {"unread": self._unread(peer)}
 
     async def _on_inbox_delete(self, peer: Peer, data: dict[str, Any]) -> Any:
         gone = self._chosen(peer, data)
         for push in gone:
             self.histories[f"user:{peer.user}"].remove(push)
-        await self._tell_changed(peer, data, {"deleted": True})
+        await self._notify_changed(peer, data, {"deleted": True})
         return "inbox_delete_success", {"deleted": len(gone), "unread": self._unread(peer)}
 
-    async def _tell_changed(self, peer: Peer, data: dict[str, Any], change: dict[str, Any]) -> None:
+    async def _notify_changed(self, peer: Peer, data: dict[str, Any], change: dict[str, Any]) -> None:
         chosen = {name: data[name] for name in ("offsets", "upTo", "epoch") if name in data}
         told = {**chosen, **change, "unread": self._unread(peer)}
         for other in list(self.peers.values()):

@@ -44,8 +44,8 @@ def _run(command: Sequence[str], stage: Stage, patience: float = PATIENCE) -> st
     if done.returncode == 0:
         return ""
     lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-    telling = [line for line in lines if "rror" in line or "refused" in line]
-    return (telling or lines or [f"exit status {done.returncode}"])[-1][:160]
+    problems = [line for line in lines if "rror" in line or "refused" in line]
+    return (problems or lines or [f"exit status {done.returncode}"])[-1][:160]
 
 
 def _each(command: Callable[[Stage, Way], Sequence[str]]) -> Callable[[Stage, Sequence[Way]], Faults]:

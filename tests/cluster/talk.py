@@ -130,7 +130,7 @@ def talking() -> Iterator[Talks]:
         talks.end()
 
 
-def settles(what: Callable[[], Any], expected: Any, deadline: float = 30.0) -> None:
+def becomes(what: Callable[[], Any], expected: Any, deadline: float = 30.0) -> None:
     """Asks until the answer is the expected one."""
     end = time.monotonic() + deadline
     answer = what()

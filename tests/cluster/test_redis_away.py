@@ -10,7 +10,7 @@ import pytest
 from tests.app.workers.test_supervisor import on_both
 from tests.certificates import certificates
 from tests.cluster.conftest import CONFIG, Deployment
-from tests.cluster.talk import Talks, settles
+from tests.cluster.talk import Talks, becomes
 from tests.engine.redis.servers import RedisServer, Sentinel
 from tests.engine.redis.test_connection import ACL
 from tests.harness import Server, free_port, wait_until
@@ -111,9 +111,9 @@ def test_workers_and_their_redis(place: Deployment, talk: Talks) -> None:
     wait_until(lambda: readiness(server) == 503)
     for client in clients:
         client.barrier()
-    settles(lambda: "\npushserver_connections 4.0\n" in server.api("GET", "/metrics").body, True)
+    becomes(lambda: "\npushserver_connections 4.0\n" in server.api("GET", "/metrics").body, True)
     redis.start()
-    settles(lambda: [readiness(server) for _ in range(6)], [200] * 6)
+    becomes(lambda: [readiness(server) for _ in range(6)], [200] * 6)
     # Six answers may all be of one worker, while the other one has no Redis yet.
     wait_until(lambda: len(server.api("GET", "/api/connections?userId=42").body.get("connections", ())) == len(clients))
     server.api("POST", "/api/publish", {"channel": "news:x", "data": {"back": 1}})

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.cluster.conftest import CONFIG, Deployment
-from tests.cluster.talk import Talks, settles
+from tests.cluster.talk import Talks, becomes
 from tests.harness import Server, wait_until
 
 
@@ -118,7 +118,7 @@ def test_presence_is_of_users_not_of_nodes(nodes: Nodes, talk: Talks) -> None:
         said = _get(node, "presence?channel=room:p")
         assert {u["userId"]: u["connections"] for u in said["users"]} == {"watcher": 1, "two": 2}
     here.leave()
-    settles(lambda: {u["userId"]: u["connections"] for u in _get(nodes.b, "presence?channel=room:p")["users"]},
+    becomes(lambda: {u["userId"]: u["connections"] for u in _get(nodes.b, "presence?channel=room:p")["users"]},
             {"watcher": 1, "two": 1})  # fmt: skip
     there.leave()
     watcher.push("presence_leave", userId="two")
@@ -132,7 +132,7 @@ def test_a_user_comes_and_goes_once_over_all_nodes(nodes: Nodes, talk: Talks) ->
     for watcher in watchers:
         watcher.push("user_status", userId="roams", status="online")
     first.leave()
-    settles(lambda: len(_connections(nodes.b, "roams")), 1)
+    becomes(lambda: len(_connections(nodes.b, "roams")), 1)
     second.leave()
     for watcher in watchers:
         watcher.push("user_status", userId="roams", status="offline")

@@ -120,11 +120,11 @@ def test_what_is_merged_holds_by_the_rules_between_keys(tmp_path: Path) -> None:
     loaded = [load(None, {}, one) for one in known]
     for running, read in itertools.permutations(loaded, 2):
         merged, _ = merge(running, read)
-        draft = RawConfig()
-        draft.roles, draft.namespaces = merged.roles, list(merged.namespaces)
+        raw = RawConfig()
+        raw.roles, raw.namespaces = merged.roles, list(merged.namespaces)
         for name, section in SECTIONS.items():
-            draft.values[name] = {key: getattr(getattr(merged, name), key) for key in keys_of(section)}
-        assert checked(draft) == merged
+            raw.values[name] = {key: getattr(getattr(merged, name), key) for key in keys_of(section)}
+        assert checked(raw) == merged
 
 
 def test_those_rules_name_no_key_that_the_configurations_of_this_test_leave_out(tmp_path: Path) -> None:

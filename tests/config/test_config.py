@@ -567,9 +567,9 @@ VALUES = (
     st.sampled_from([*SECTIONS, "roles", "namespaces", "x", ""]), VALUES | st.dictionaries(NAMES, VALUES, max_size=2)
 )
 def test_whatever_a_file_holds_the_answer_is_a_configuration_or_one_line(name: str, table: Any) -> None:
-    draft = RawConfig()
+    raw = RawConfig()
     try:
-        draft.add_table("push.toml", name, table)
+        raw.add_table("push.toml", name, table)
         said = ""
     except ConfigError as problem:
         said = str(problem)

@@ -162,11 +162,11 @@ async def test_a_message_that_was_not_read_in_time_is_told_once(nodes: Nodes) ->
     await node.inbox.append(publication("user:9", "f"), "9", False, None, None, None, (), wait)
     await node.inbox.clear("9")
     await node.inbox.acknowledge("7", taken.offset, taken.epoch)
-    assert await node.events.tell_unread(10) == 0
+    assert await node.events.notify_unread(10) == 0
     await nodes.advance(4)
-    counts = await gatherResults([node.events.tell_unread(10), other.events.tell_unread(10)])
+    counts = await gatherResults([node.events.notify_unread(10), other.events.notify_unread(10)])
     assert 4 in counts
-    assert await node.events.tell_unread(10) == 0
+    assert await node.events.notify_unread(10) == 0
     page = await node.events.read(None, 10, MANY)
     found = [events.decode(each.body) for each in page.events]
     assert [each.type for each in found] == ["inbox.unread"] * 2
@@ -184,7 +184,7 @@ async def test_reading_events_keeps_nothing(nodes: Nodes) -> None:
     node = await nodes.start()
     before = nodes.backend.footprint()
     await node.events.read(None, 10, MANY)
-    await node.events.tell_unread(10)
+    await node.events.notify_unread(10)
     await node.events.trim()
     await node.deliveries.dead()
     assert nodes.backend.footprint() == before

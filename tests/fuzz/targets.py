@@ -600,12 +600,12 @@ def toml(octets: bytes) -> None:
 
 
 def _read(path: Path) -> None:
-    draft = RawConfig()
+    raw = RawConfig()
     try:
-        draft.add_file(str(path))
+        raw.add_file(str(path))
         for name in ("secret_file", "public_key_file", "secret_files"):
-            draft.values["auth"].pop(name, None)
-        repr(checked(draft, keyless=True))
+            raw.values["auth"].pop(name, None)
+        repr(checked(raw, keyless=True))
     except ConfigError as problem:
         said = str(problem)
         assert said

@@ -78,7 +78,7 @@ class Screen:
         os.write(self._fd, text.encode())
 
     def until(self, text: str, deadline: float = 60.0) -> str:
-        """Reads until ``text`` is there; answers all that came, and forgets it."""
+        """Read until ``text`` is there; return all that came, and forget it."""
         end = time.monotonic() + deadline
         while text not in self.seen:
             assert time.monotonic() < end, f"{text!r} did not come: {self.seen!r}"

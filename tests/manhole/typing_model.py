@@ -43,7 +43,7 @@ class Model:
         self.at = 0
         self.before: list[str] = []
         self.chosen: int | None = None
-        self.draft = ""
+        self.unfinished = ""
 
     def press(self, name: str) -> None:
         """Press a key of `KEYS`, or type a character."""
@@ -75,7 +75,7 @@ class Model:
                 self._rub()
         elif name == "up" and self.before and self.chosen != 0:
             if self.chosen is None:
-                self.draft = "".join(self.line)
+                self.unfinished = "".join(self.line)
                 self.chosen = len(self.before)
             self.chosen -= 1
             self._show(self.before[self.chosen])
@@ -83,7 +83,7 @@ class Model:
             self.chosen += 1
             if self.chosen == len(self.before):
                 self.chosen = None
-            self._show(self.draft if self.chosen is None else self.before[self.chosen])
+            self._show(self.unfinished if self.chosen is None else self.before[self.chosen])
 
     def _rub(self) -> None:
         self.at -= 1
@@ -98,7 +98,7 @@ class Model:
         text = "".join(self.line)
         if text.strip() and text not in self.before[-1:]:
             self.before.append(text)
-        self.line, self.at, self.chosen, self.draft = [], 0, None, ""
+        self.line, self.at, self.chosen, self.unfinished = [], 0, None, ""
 
     def rows(self, width: int) -> tuple[list[str], int, int]:
         """Return what stands on the screen's rows, and the row and the column of the cursor."""

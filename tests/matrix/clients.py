@@ -114,7 +114,7 @@ class Books:
             missing += len(due - counts.keys())
             twice += sum(count - 1 for count in counts.values())
             wrong += sum(self._is_wrong(tab, place) for place in range(len(tab)))
-            returned = [each.at for each in tab if self._tells_return(each)]
+            returned = [each.at for each in tab if self._shows_return(each)]
             backs.append(min(returned) / 1000 - self.over_at if returned else math.inf)
         return Outcome(self.fault, self.client, len(due) * len(tabs), missing, twice, wrong, max(0.0, *backs))
 
@@ -123,7 +123,7 @@ class Books:
         lacking = [sorted(self.due() - {(kind, to, number) for kind, to, number, _, _ in tab}) for tab in tabs]
         return f"{self.fault}, {self.client}, before {self.before}, under {self.under}: {lacking}"
 
-    def _tells_return(self, shown: Shown) -> bool:
+    def _shows_return(self, shown: Shown) -> bool:
         """Return whether it could not have been shown before the client was back."""
         return shown.to != self.user if self.fault == OTHER else shown.number > self.missed
 

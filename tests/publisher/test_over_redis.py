@@ -21,7 +21,7 @@ from redis.exceptions import (
 )
 
 from pushserver.publisher import AsyncPublisher, Publisher, PublishError, PublishRefused, PublishUnavailable
-from pushserver.publisher.errors import settles
+from pushserver.publisher.errors import is_final
 from pushserver.publisher.over_redis import RedisTransport
 from pushserver.publisher.transport import RedisEndpoint
 from tests.certificates import certificates
@@ -164,7 +164,7 @@ def test_nothing_that_redis_says_is_the_last_word(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(PublishError) as refused:
         transport.publish_live("news", 1, None)
     assert refused.value.code == code
-    assert not settles(refused.value)
+    assert not is_final(refused.value)
 
 
 def test_asyncio_does_the_same(client: Any, redis_url: str) -> None:

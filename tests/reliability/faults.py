@@ -296,7 +296,7 @@ class Watched(Cluster):
             )
         return master
 
-    def _all_say(self, text: str) -> bool:
+    def _all_report(self, text: str) -> bool:
         return all(text in each.command("INFO", "sentinel") for each in self.sentinels)
 
     def environment(self, number: int) -> dict[str, str]:

@@ -57,7 +57,7 @@ SHARE, BESIDE = 1.1, 12_000
 #: How often a worker writes, and within what it must have seen that it shall stop, s.
 WRITES, SEEN_WITHIN = 1 / 30, 1.0
 #: After so many kills it is said what came so far.
-SAY_EVERY = 10
+REPORT_EVERY = 10
 #: Where --write puts what came out, in a column for each engine.
 PAGE, TITLE = ROOT / "docs" / "reliability.md", "What a task writes"
 COLUMNS = {"embedded": "embedded", "redis": "Redis"}
@@ -305,7 +305,7 @@ async def run(nodes: Nodes, seed: int, tasks: int, joins: int, kills: int, rate:
                 number = chance.randrange(len(nodes.servers))
                 await asyncio.to_thread(nodes.restart, number)
                 books.kills += 1
-                if books.kills % SAY_EVERY == 0:
+                if books.kills % REPORT_EVERY == 0:
                     print(json.dumps(books.progress()), file=sys.stderr, flush=True)
         await asyncio.sleep(1.0)
         stop.set()

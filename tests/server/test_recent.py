@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from twisted.internet import task
 
 from pushserver.server.clock import Clock
@@ -18,7 +19,8 @@ from pushserver.server.recent import (
 class World:
     def __init__(self) -> None:
         self.now = 10 * PERIOD
-        self.recent = RecentEvents(Clock(task.Clock(), lambda: self.now), "n1")
+        self.reactor = task.Clock()
+        self.recent = RecentEvents(Clock(self.reactor, lambda: self.now), "n1")
 
     def close(self, user: str, reason: str = "slow consumer", verified: bool = True) -> None:
         self.recent.add(user, "connection_closed", 3008, reason, "192.0.2.1", "c1", verified)
@@ -70,9 +72,33 @@ def test_after_an_hour_it_is_not_told_any_more() -> None:
     world = World()
     world.close("ann")
     world.recent.add_refused_origin("https://evil.example", 403, "origin not allowed", "192.0.2.9")
-    world.now += PERIOD + 1
+    world.reactor.advance(PERIOD / 1000)
+    assert len(world.recent.of("ann")) == len(world.recent.refused_origins()) == 1
+    world.reactor.advance(1)
     assert world.recent.of("ann") == []
     assert world.recent.refused_origins() == []
+
+
+@pytest.mark.parametrize("step", [-3 * PERIOD, 3 * PERIOD])
+def test_a_wall_clock_that_is_set_neither_empties_the_hour_nor_keeps_what_is_older(step: int) -> None:
+    world = World()
+    world.close("ann")
+    world.recent.add_refused_origin("https://evil.example", 403, "origin not allowed", "192.0.2.9")
+    began, world.now = world.now, world.now + step
+    (event,), (refused,) = world.recent.of("ann"), world.recent.refused_origins()
+    assert event.at == refused.at == began
+    world.reactor.advance(PERIOD / 1000 + 1)
+    assert (world.recent.of("ann"), world.recent.refused_origins()) == ([], [])
+
+
+def test_what_comes_again_begins_its_hour_anew() -> None:
+    world = World()
+    world.close("ann")
+    world.reactor.advance(PERIOD / 1000 - 1)
+    world.close("ann")
+    world.reactor.advance(PERIOD / 1000 - 1)
+    (event,) = world.recent.of("ann")
+    assert event.times == 2
 
 
 def test_a_refused_page_is_remembered_with_its_origin() -> None:

@@ -106,9 +106,9 @@ def test_what_the_hour_does_not_hold_has_failed(tmp_path: Path, capsys: pytest.C
 
 
 def test_each_step_knows_the_seed(tmp_path: Path) -> None:
-    says = Step("says", [sys.executable, "-c", "import os; print(os.environ['SEED'])"], 10)
-    play([says], 77_001, logs=tmp_path)
-    assert (tmp_path / "says.log").read_text() == "77001\n"
+    step = Step("seed", [sys.executable, "-c", "import os; print(os.environ['SEED'])"], 10)
+    play([step], 77_001, logs=tmp_path)
+    assert (tmp_path / "seed.log").read_text() == "77001\n"
 
 
 def test_the_steps_have_names_of_their_own() -> None:

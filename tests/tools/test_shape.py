@@ -120,6 +120,28 @@ def two(a: Any): return a  # anything
     assert shape.untyped == ["server/a.py:5 two"]
 
 
+def test_a_name_for_a_type_hides_no_any() -> None:
+    source = """
+from typing import Any as Anything
+Handler = Callable[[bytes], Awaitable[Any]]
+Reply = Any
+Answer: TypeAlias = "list[typing.Any]"
+class A:
+    Part = dict[str, Any]
+#: Whatever comes.
+Given = Any  # Any: the library has no types
+# Any: whatever a call is given
+Work = Callable[..., Any]
+Number = int | None
+made = cast(Any, 1)
+count: Any = 1
+"""
+    shape = measure({"server/a.py": source})
+    assert shape.untyped == [f"server/a.py:{n}" for n in ("2 Anything", "3 Handler", "4 Reply", "5 Answer", "7 Part")]
+    assert shape.reasoned == ["server/a.py:9 Given", "server/a.py:11 Work"]
+    assert measure({"web/a.py": source}).untyped == []
+
+
 def test_the_report_shows_what_was_and_what_is() -> None:
     before = measure({"core/a.py": "x = 1\ny = 2\n", "old.py": "class A: ...", "wire/a.py": "class A: ..."})
     after = measure({"core/a.py": "x = 1\n"})

@@ -461,11 +461,11 @@ def _(server: Inside, transport: str) -> str:
             wait_until(lambda: connection.line._paused)
             assert [client.reply(id) for id in ids] == [{"id": id, "ping": {}} for id in ids]
             return "the socket is not read meanwhile"
-        assert say_until_refused(client) == (MAX_WAITING, "status 404")
+        assert send_until_refused(client) == (MAX_WAITING, "status 404")
         return until_end(client)
 
 
-def say_until_refused(client: SdkSocket) -> tuple[int, str]:
+def send_until_refused(client: SdkSocket) -> tuple[int, str]:
     """Return how many requests were taken, and how the next one ended."""
     taken = 0
     while True:

@@ -180,7 +180,7 @@ def test_where_nothing_can_be_read_from_is_answered_alike_over_each_door(place: 
             continue
         whole = {"main": "é", "log": "x" * 2 * KIB, "err": ""}[row.output]
         for kept in (page, *(kept for _, kept in answers)):
-            assert [name for name in ("reset", "trimmed") if name in kept] == list(row.says), row
+            assert [name for name in ("reset", "trimmed") if name in kept] == list(row.flags), row
             assert (kept["text"], kept["offset"] - kept["start"], kept["closed"]) == (whole, len(whole.encode()), False)
     assert subscribed(server, "bob", Read("", ""), "") == [("NOT_FOUND", None)] * 2
     stranger = RawSocket(server.port)

@@ -85,7 +85,7 @@ class Read(NamedTuple):
     offset: int | None = None
     epoch: str = ""
     task: str = "reading"
-    says: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
 
 
 #: The task `reading` has `é` in main, and 4 KiB of which 2 are kept in `log`.
@@ -97,11 +97,11 @@ READS = (
             "`reset: true`, from `start`",
             offset=offset,
             epoch=epoch,
-            says=("reset",),
+            flags=("reset",),
         )
         for offset, epoch in ((3, ""), (BIG - 1, ""), (0, "e"))
     ),
-    Read("a position before `start`", "`trimmed: true`, from `start`", "log", offset=5, says=("trimmed",)),
+    Read("a position before `start`", "`trimmed: true`, from `start`", "log", offset=5, flags=("trimmed",)),
     Read("a position below 0", "INVALID_MESSAGE", offset=-1),
     *(
         Read("the name of an output that is not allowed", "INVALID_MESSAGE, as a channel INVALID_CHANNEL", name)
@@ -206,7 +206,7 @@ async def test_where_nothing_can_be_read_from_is_answered_alike_by_every_door(ht
         assert [code for code, _ in answers] == [as_channel or refused] * 2
         return
     for kept in (page, *(kept for _, kept in answers)):
-        assert [name for name in ("reset", "trimmed") if name in kept] == list(row.says)
+        assert [name for name in ("reset", "trimmed") if name in kept] == list(row.flags)
         whole = {"main": "é", "log": "x" * 2 * KIB, "err": ""}[row.output]
         assert (kept["text"], kept["offset"] - kept["start"], kept["closed"]) == (whole, len(whole.encode()), False)
 

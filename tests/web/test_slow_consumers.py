@@ -69,7 +69,7 @@ def numbers(raw: RawSocket, channel: str, until: Callable[[int], bool]) -> list[
 
 
 def read_to_the_end(raw: RawSocket, came: list[int]) -> int | None:
-    """Adds the numbers of what still comes, and answers the code that the server closed with."""
+    """Add the numbers of what still comes, and return the code that the server closed with."""
     try:
         while True:
             said = raw.message()

@@ -415,12 +415,12 @@ class Supervisor(LoggedService):
 
     async def _answer(self, child: Child, asked: Everywhere) -> None:
         try:
-            answers = await self._all_say(child.number, asked.question)
+            answers = await self._ask_all(child.number, asked.question)
         except ConfigError as problem:
             answers = AllAnswers(asked.number, [], [], str(problem))
         child.send(msgspec.structs.replace(answers, number=asked.number))
 
-    async def _all_say(self, asker: int, question: Question) -> AllAnswers:
+    async def _ask_all(self, asker: int, question: Question) -> AllAnswers:
         match question:
             case ReloadAll():
                 return AllAnswers(0, [msgspec.to_builtins(await self.reloader.reload())], [])

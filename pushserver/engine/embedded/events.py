@@ -10,7 +10,7 @@ from zope.interface import implementer
 from pushserver.core.errors import Unavailable
 from pushserver.engine.interfaces import IDeliveries, IEvents
 
-from .operations import AppendEvents, DeadEventCall, EventCall, EventRowCall, RowCall, TellUnread, TrimEvents
+from .operations import AppendEvents, DeadEventCall, EventCall, EventRowCall, NotifyUnread, RowCall, TrimEvents
 from .rows import deliveries
 from .rows.events import EventRows
 
@@ -46,8 +46,8 @@ class EmbeddedEvents:
     def read(self, after: str | None, limit: int, max_bytes: int) -> Deferred[EventPage]:
         return self._writer.submit(EventRowCall(EventRows.read, after, limit, max_bytes))
 
-    def tell_unread(self, limit: int) -> Deferred[int]:
-        return self._writer.submit(TellUnread(limit))
+    def notify_unread(self, limit: int) -> Deferred[int]:
+        return self._writer.submit(NotifyUnread(limit))
 
     def trim(self) -> Deferred[OutboxFigures]:
         return Deferred.fromCoroutine(self._trim())

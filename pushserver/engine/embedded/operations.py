@@ -597,7 +597,7 @@ class AppendEvents(Operation[None]):
         store.events.append(store.connection, store.now, self._events)
 
 
-class TellUnread(Operation[int]):
+class NotifyUnread(Operation[int]):
     """Events for messages that were not read in time; how many messages were looked at."""
 
     __slots__ = ("_limit",)

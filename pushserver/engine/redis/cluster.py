@@ -321,11 +321,11 @@ class RedisCluster:
                     name.decode(),
                     int(started),
                     self._listener.connections() if incarnation == own else int(connections),
-                    int(beat_at),
+                    int(heartbeat_at),
                 ),
                 replies.decode(),
             )
-            for incarnation, name, started, connections, replies, beat_at in zip(
+            for incarnation, name, started, connections, replies, heartbeat_at in zip(
                 *(reply[at::6] for at in range(6)), strict=True
             )
         ]

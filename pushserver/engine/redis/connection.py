@@ -56,9 +56,8 @@ _LOST: Final = "the connection was lost"
 
 Refusal = txredisapi.ResponseError
 
-#: A reply as hiredis reads it: bytes, a whole number, None, or a list of these. Which of them a command gives is known
-#: where it is sent; the parser has no types.
-Reply = Any
+#: A reply as hiredis reads it: bytes, a whole number, None, or a list of these.
+Reply = Any  # Any: which of them a command gives is known where it is sent; the parser has no types
 #: A part of a command.
 Part = str | bytes | int | float
 

@@ -78,10 +78,10 @@ class RedisEvents:
         last = found[-1].id if found else floor.decode() if after is None or lost else after
         return EventPage(found, last, bool(lost))
 
-    def tell_unread(self, limit: int) -> Deferred[int]:
-        return Deferred.fromCoroutine(self._tell_unread(limit))
+    def notify_unread(self, limit: int) -> Deferred[int]:
+        return Deferred.fromCoroutine(self._notify_unread(limit))
 
-    async def _tell_unread(self, limit: int) -> int:
+    async def _notify_unread(self, limit: int) -> int:
         names, inbox = self._names, self._names.inbox("")
         count, *due = await self._commands.run_in_epoch("unread_due", [names.unread], limit, inbox)
         told: list[Part] = []
@@ -96,7 +96,7 @@ class RedisEvents:
             event = core_events.unread(user_id, message, bool(acked), self._clock.now())
             told += [timer, packed([event], self.rules)]
         if told:
-            await self._commands.run_in_epoch("unread_tell", [names.unread, *self._keys], inbox, *told, durable=True)
+            await self._commands.run_in_epoch("unread_notify", [names.unread, *self._keys], inbox, *told, durable=True)
         return int(count)
 
     def trim(self) -> Deferred[OutboxFigures]:
@@ -204,7 +204,7 @@ class RedisDeliveries:
 
     async def _release(self, webhook: str, subject: str, id: str, dead: DeadEvent | None) -> int:
         keys = [*self._names.webhook(webhook)[1:], *self._names.dead_events]
-        last: list[Part] = [] if dead is None else _buried(dead)
+        last: list[Part] = [] if dead is None else _dead_parts(dead)
         (left,) = await self._write(
             "webhook_release", keys, subject, _member(subject, id), *_bounds(subject), MAX_DEAD, self._oldest(), *last
         )
@@ -214,7 +214,7 @@ class RedisDeliveries:
         return Deferred.fromCoroutine(self._add_dead(dead))
 
     async def _add_dead(self, dead: Sequence[DeadEvent]) -> None:
-        parts = [part for each in dead for part in _buried(each)]
+        parts = [part for each in dead for part in _dead_parts(each)]
         await self._write("webhook_dead", self._names.dead_events, MAX_DEAD, self._oldest(), *parts)
 
     def dead(self) -> Deferred[list[DeadEvent]]:
@@ -260,7 +260,8 @@ class RedisDeliveries:
         await self._write("webhook_revive", self._names.dead_events, f"{webhook} {id}")
 
     def _oldest(self) -> int:
-        return self._clock.now() - DEAD_TTL
+        # A wall clock that was set makes no event older.
+        return min(self._clock.now(), self._clock.settled()) - DEAD_TTL
 
 
 def _member(subject: str, id: str) -> str:
@@ -276,5 +277,5 @@ def _id(dead: DeadEvent) -> str:
     return core_events.decode(bytes(dead.event)).id
 
 
-def _buried(dead: DeadEvent) -> list[Part]:
+def _dead_parts(dead: DeadEvent) -> list[Part]:
     return [f"{dead.webhook} {_id(dead)}", dead_events.encode(dead), dead.died_at]

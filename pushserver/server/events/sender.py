@@ -44,7 +44,7 @@ MAX_HELD: Final = 10_000
 #: Seconds between two looks at the outbox, at what is to be tried once more, and at the cursor in the store.
 POLL: Final = 0.25
 LOOK_AGAIN: Final = 1.0
-SETTLE: Final = 0.2
+CURSOR_PERIOD: Final = 0.2
 #: Seconds without a failure after which a receiver is well, and a reason is written again.
 QUIET: Final = 60.0
 
@@ -181,7 +181,7 @@ class WebhookSender:
         self.held = state.held
         self.gone = state.gone == self.webhook.address
         if self.gone:
-            self._say_gone()
+            self._log_gone()
         for held in state.subjects:
             lane = self._lane(held.subject)
             lane.held = held
@@ -195,7 +195,7 @@ class WebhookSender:
                 await self._hold_back()
                 self._start()
                 await self._hold_what_hangs()
-            await self._move_cursor(SETTLE)
+            await self._move_cursor(CURSOR_PERIOD)
             await self._rest()
             if self._problem is not None:
                 raise self._problem
@@ -385,7 +385,7 @@ class WebhookSender:
             self._looked_at = now
             self.gone = await self._store.gone(self._name) == self.webhook.address
 
-    def _say_gone(self) -> None:
+    def _log_gone(self) -> None:
         self._log.error(
             "webhook {webhook} answered 410: nothing more is sent to it before a reload",
             event="webhook_gone",
@@ -563,7 +563,7 @@ class WebhookSender:
         self._failed_at = self._clock.seconds()
         if outcome.status == GONE and not self.gone:
             self.gone = True
-            self._say_gone()
+            self._log_gone()
             # For whichever node sends next.
             await self._store.mark_gone(self._name, self.webhook.address)
         elif outcome.problem not in self._reasons and len(self._reasons) < 100:

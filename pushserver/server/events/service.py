@@ -250,7 +250,7 @@ class EventService:
         self._begin()
         try:
             if "inbox.unread" in self._settings.types:
-                while self.holds and await self._engine.events.tell_unread(STEP) == STEP:
+                while self.holds and await self._engine.events.notify_unread(STEP) == STEP:
                     pass
             if self._clock.seconds() - self._trimmed_at >= TRIM:
                 self._trimmed_at = self._clock.seconds()

@@ -26,7 +26,7 @@ from pushserver.config.checks import Config, load
 from pushserver.server.clock import Clock
 from pushserver.server.repeats import SHOWN
 from tests.cluster.conftest import API_KEY, CONFIG, Deployment
-from tests.cluster.talk import Talk, Talks, settles, talking
+from tests.cluster.talk import Talk, Talks, becomes, talking
 from tests.harness import Server, free_port, taken, wait_until
 from tests.manhole.test_ssh import Operator, make_key
 from tests.rawsocket import RawSocket
@@ -252,7 +252,7 @@ def test_the_limit_of_connections_is_that_of_all(site: Deployment, talk: Talks) 
         with pytest.raises(Exception, match="503"):
             talk.guest(server)
     talks[0].leave()
-    settles(lambda: len(server.api("GET", "/api/connections?userId=42").body["connections"]), 4)
+    becomes(lambda: len(server.api("GET", "/api/connections?userId=42").body["connections"]), 4)
     talk(server, "42").barrier()
 
 
@@ -357,7 +357,7 @@ def test_one_scrape_shows_the_totals_and_no_counter_goes_back(site: Deployment, 
     server = begin(site)
     talks = on_both(server, talk)
     # What a worker does not tell in time is shown as it was told last.
-    settles(lambda: _metrics(server)["pushserver_connections"], len(talks))
+    becomes(lambda: _metrics(server)["pushserver_connections"], len(talks))
     # Whichever worker answers.
     for _ in range(6):
         said = _metrics(server)
@@ -372,7 +372,7 @@ def test_one_scrape_shows_the_totals_and_no_counter_goes_back(site: Deployment, 
     after = _metrics(server)
     growing = [name for name in said if "_total" in name]
     assert [name for name in growing if after.get(name, 0) < said[name]] == []
-    settles(lambda: _metrics(server)["pushserver_connections"], sum(node_of(each)[-2:] == "-2" for each in talks))
+    becomes(lambda: _metrics(server)["pushserver_connections"], sum(node_of(each)[-2:] == "-2" for each in talks))
 
 
 def test_one_console_reaches_every_worker_and_survives_its_own(site: Deployment, talk: Talks, tmp_path: Path) -> None:
@@ -499,7 +499,7 @@ def test_draining_is_for_all_workers(site: Deployment, talk: Talks) -> None:
         with pytest.raises(Exception, match="503"):
             talk.guest(server)
     # Their sockets may be closing still.
-    settles(lambda: server.api("POST", "/api/drain").body, {"draining": True, "connections": 0})
+    becomes(lambda: server.api("POST", "/api/drain").body, {"draining": True, "connections": 0})
     assert server.api("DELETE", "/api/drain").body == {"draining": False}
     on_both(server, talk)
     for each in [talk(server, "42") for _ in range(4)]:

@@ -59,7 +59,7 @@ class RedisServer:
         raise AssertionError(f"redis-server did not answer: {(self.directory / 'redis.log').read_text()}")
 
     def command(self, *parts: str) -> str:
-        """Sends one command over the unix socket; answers what came back, as redis writes it."""
+        """Send one command over the unix socket; return what came back, as redis writes it."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(PATIENCE)
             connection.connect(self.path)

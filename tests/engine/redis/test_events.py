@@ -8,9 +8,13 @@ from typing import Any
 
 import msgspec
 import redis as plain
+from twisted.internet import task
 
-from pushserver.core.events import NewEvent
+from pushserver.core.events import NewEvent, encode
 from pushserver.core.publication import body
+from pushserver.core.settling import SETTLING
+from pushserver.engine.interfaces import DEAD_TTL, DeadEvent
+from pushserver.server.clock import Clock
 
 from .nodes import Cluster
 from .servers import RedisServer
@@ -68,3 +72,18 @@ async def test_what_another_program_adds_makes_nobody_begin_anew(cluster: Cluste
     nothing = await node.events.read(foreign, 10, MANY)
     assert (nothing.events, nothing.lost) == ([], False)
     client.close()
+
+
+async def test_a_wall_clock_that_is_set_ahead_drops_no_dead_event(cluster: Cluster, redis: RedisServer) -> None:
+    node = await cluster.start(redis.url)
+    reactor, wall = task.Clock(), 10 * DEAD_TTL
+    node.deliveries._clock = Clock(reactor, lambda: wall)
+    one = DeadEvent("mail", msgspec.Raw(encode("1-1", event(0))), "answered 500", 3, wall)
+    assert await node.deliveries.lease(60_000)
+    await node.deliveries.add_dead([one])
+    wall += DEAD_TTL + 1
+    assert await node.deliveries.dead() == [one]
+    # It stays so: then it is the time.
+    reactor.advance(SETTLING / 1000)
+    wall += SETTLING
+    assert await node.deliveries.dead() == []

@@ -25,7 +25,7 @@ Open = Callable[[str], Any]
 
 
 @pytest_twisted.async_yield_fixture
-async def open_house(tmp_path: Path) -> AsyncIterator[Open]:
+async def open_rooms(tmp_path: Path) -> AsyncIterator[Open]:
     rigs: list[Rig] = []
 
     async def opened(settings: str) -> Rig:
@@ -46,8 +46,8 @@ async def told(rig: Rig, *types: str) -> list[tuple[str, Any]]:
     return [(each.type, msgspec.json.decode(each.data)) for each in found if not types or each.type in types]
 
 
-async def test_who_comes_and_goes_is_told(open_house: Open) -> None:
-    rig = await open_house(ALL + NEWS)
+async def test_who_comes_and_goes_is_told(open_rooms: Open) -> None:
+    rig = await open_rooms(ALL + NEWS)
     first = await rig.client("7")
     second = await rig.client("7")
     first.vanish()
@@ -61,8 +61,8 @@ async def test_who_comes_and_goes_is_told(open_house: Open) -> None:
     ]
 
 
-async def test_a_channel_is_occupied_by_the_first_and_vacated_a_while_after_the_last(open_house: Open) -> None:
-    rig = await open_house(ALL + NEWS)
+async def test_a_channel_is_occupied_by_the_first_and_vacated_a_while_after_the_last(open_rooms: Open) -> None:
+    rig = await open_rooms(ALL + NEWS)
     one, two = await rig.client("7"), await rig.client("8", {"permissions": ["subscribe:stats"]})
     await one.ask("subscribe", channels=["news:1", "task:none", "status:8", "chat:a"])
     await two.ask("subscribe", channels=["news:1", "stats"])
@@ -82,8 +82,8 @@ async def test_a_channel_is_occupied_by_the_first_and_vacated_a_while_after_the_
     assert await told(rig, "channel.vacated") == [("channel.vacated", {"channel": "news:1"})]
 
 
-async def test_presence_is_told_where_it_is_kept_pushed_or_not(open_house: Open) -> None:
-    rig = await open_house(ALL + NEWS + PLAIN)
+async def test_presence_is_told_where_it_is_kept_pushed_or_not(open_rooms: Open) -> None:
+    rig = await open_rooms(ALL + NEWS + PLAIN)
     client = await rig.client("7", {"info": {"name": "Ada"}})
     await client.ask("subscribe", channels=["news:1", "plain:1", "chat:a"])
     await client.ask("unsubscribe", channels=["news:1"])
@@ -96,8 +96,8 @@ async def test_presence_is_told_where_it_is_kept_pushed_or_not(open_house: Open)
 
 
 @pytest.mark.parametrize("channel", ["news:1", "plain:1"])
-async def test_a_clients_message_is_told_once_and_the_server_sides_is_not(open_house: Open, channel: str) -> None:
-    rig = await open_house(ALL + NEWS + PLAIN)
+async def test_a_clients_message_is_told_once_and_the_server_sides_is_not(open_rooms: Open, channel: str) -> None:
+    rig = await open_rooms(ALL + NEWS + PLAIN)
     client = await rig.client("7")
     for _ in range(2):
         await client.ask("publish", channel=channel, data={"a": 1}, messageType="note", messageId="m")
@@ -107,8 +107,8 @@ async def test_a_clients_message_is_told_once_and_the_server_sides_is_not(open_h
     ]
 
 
-async def test_chat_is_told_to_rooms_and_to_users(open_house: Open) -> None:
-    rig = await open_house(ALL)
+async def test_chat_is_told_to_rooms_and_to_users(open_rooms: Open) -> None:
+    rig = await open_rooms(ALL)
     client = await rig.client("7", {"permissions": ["publish:user:*"]})
     await client.ask("chat_message", content="hi")
     await client.ask("chat_message", content="psst", targetId="8")
@@ -119,8 +119,8 @@ async def test_chat_is_told_to_rooms_and_to_users(open_house: Open) -> None:
     ]
 
 
-async def test_the_end_of_a_task_is_told_and_that_it_shall_end(open_house: Open) -> None:
-    rig = await open_house(ALL)
+async def test_the_end_of_a_task_is_told_and_that_it_shall_end(open_rooms: Open) -> None:
+    rig = await open_rooms(ALL)
     client = await rig.client("7")
     await rig.execute("task.create", taskId="t", userId="7")
     await rig.execute("task.progress", taskId="t", percentage=5)
@@ -134,8 +134,8 @@ async def test_the_end_of_a_task_is_told_and_that_it_shall_end(open_house: Open)
     ]
 
 
-async def test_a_notification_that_is_not_read_is_told(open_house: Open) -> None:
-    rig = await open_house(ALL)
+async def test_a_notification_that_is_not_read_is_told(open_rooms: Open) -> None:
+    rig = await open_rooms(ALL)
     await rig.execute("notify", userId="7", data=1)
     await rig.execute("notify", userId="7", data=2, unreadAfter="2s")
     await rig.execute("notify", userId="7", data=3, unreadAfter=0)
@@ -147,16 +147,16 @@ async def test_a_notification_that_is_not_read_is_told(open_house: Open) -> None
     told_of: list[Any] = []
     for seconds in (3, 8, 900):
         await rig.advance(seconds)
-        await rig.engine.events.tell_unread(10)
+        await rig.engine.events.notify_unread(10)
         told_of.append([data["data"] for _, data in await told(rig, "inbox.unread")])
     assert told_of == [[2], [2, 1], [2, 1]]
 
 
 @pytest.mark.parametrize("after", ["x", -1, "-1s", 1.5, None, []])
-async def test_what_is_no_duration_is_refused(open_house: Open, after: Any) -> None:
+async def test_what_is_no_duration_is_refused(open_rooms: Open, after: Any) -> None:
     from pushserver.core.errors import Invalid
 
-    rig = await open_house(ALL)
+    rig = await open_rooms(ALL)
     if after is None:
         await rig.execute("notify", userId="7", data=1, unreadAfter=after)
         return
@@ -164,8 +164,8 @@ async def test_what_is_no_duration_is_refused(open_house: Open, after: Any) -> N
         await rig.execute("notify", userId="7", data=1, unreadAfter=after)
 
 
-async def test_failed_sign_ins_are_told_at_a_bounded_rate(open_house: Open) -> None:
-    rig = await open_house(ALL)
+async def test_failed_sign_ins_are_told_at_a_bounded_rate(open_rooms: Open) -> None:
+    rig = await open_rooms(ALL)
     for token in (rig.token("7", exp=START - 100), "nonsense", rig.token("7")[:-3] + "abc"):
         await rig.connect().ask("auth", token=token)
     # One a second for an address.
@@ -193,8 +193,8 @@ def written(rig: Rig) -> list[int]:
         connection.close()
 
 
-async def test_of_what_nobody_asked_for_nothing_is_written(open_house: Open) -> None:
-    rig = await open_house(NEWS)
+async def test_of_what_nobody_asked_for_nothing_is_written(open_rooms: Open) -> None:
+    rig = await open_rooms(NEWS)
     client = await rig.client("7")
     await client.ask("subscribe", channels=["news:1"])
     await client.ask("publish", channel="news:1", data=1)
@@ -208,8 +208,8 @@ async def test_of_what_nobody_asked_for_nothing_is_written(open_house: Open) -> 
     assert not rig.node._occupancy._registered
 
 
-async def test_a_node_that_stops_tells_that_its_channels_are_vacated(open_house: Open) -> None:
-    rig = await open_house(ALL + NEWS)
+async def test_a_node_that_stops_tells_that_its_channels_are_vacated(open_rooms: Open) -> None:
+    rig = await open_rooms(ALL + NEWS)
     client = await rig.client("7")
     await client.ask("subscribe", channels=["news:1"])
     client.vanish()

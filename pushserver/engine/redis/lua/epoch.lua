@@ -24,7 +24,7 @@ local function wrote()
 end
 local now = milliseconds()
 -- Whether a task's version was made before the generation moved on: it may have been shown with another state.
-local function outdated(version)
+local function stale_version(version)
   local lowest = string.match(known_server[5] or '', '^' .. generation .. ' (%d+)$')
   return lowest and tonumber(version) < tonumber(lowest)
 end

@@ -286,7 +286,7 @@ end
 
 -- Adds the messages of these places to an answer: offset, publication, and when it was read, or '', in turns; not more than
 -- so many bytes (0: no limit), but at least one. Returns how many it added.
-local function tell(box, places, room, answer)
+local function add_messages(box, places, room, answer)
   local bounded = room > 0
   for first = 1, #places, BODIES do
     local fields = {}

@@ -25,7 +25,7 @@ if #wanted > limit then
   answer[8] = 1
   wanted[#wanted] = nil
 end
-if tell(box, wanted, tonumber(ARGV[9]), answer) < #wanted then
+if add_messages(box, wanted, tonumber(ARGV[9]), answer) < #wanted then
   answer[8] = 1
 end
 return answer

@@ -10,7 +10,7 @@ local first, wanted = up_to(box, after) + 1, {}
 for place = first, math.min(first + tonumber(ARGV[4]) - 1, count(box)) do
   wanted[#wanted + 1] = place
 end
-local told = tell(box, wanted, tonumber(ARGV[8]), answer)
+local told = add_messages(box, wanted, tonumber(ARGV[8]), answer)
 if told < #wanted then
   answer[9] = 1
 end

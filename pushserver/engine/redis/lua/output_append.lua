@@ -52,6 +52,6 @@ if ARGV[10] ~= '' then
 end
 remember(integer(out.offset) .. ' ' .. full(out.epoch))
 if ARGV[14] ~= '' then
-  redis.call('PUBLISH', ARGV[14], told_output(out, before, ARGV[16], ARGV[15]))
+  redis.call('PUBLISH', ARGV[14], output_notice(out, before, ARGV[16], ARGV[15]))
 end
 return {ok(), out.offset, full(out.epoch), wish, before, out.trimmed}

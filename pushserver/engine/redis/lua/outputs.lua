@@ -248,7 +248,7 @@ local function close_output(out, ttl)
 end
 
 -- What nodes are told of an append or the end.
-local function told_output(out, before, timestamp, literal)
+local function output_notice(out, before, timestamp, literal)
   return string.format('o %d %s %d %d %d %d\n', out.offset + (out.closed and 1 or 0), full(out.epoch), writes, before,
     timestamp, out.closed and 1 or 0) .. literal
 end

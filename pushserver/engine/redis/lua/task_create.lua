@@ -4,7 +4,7 @@
 if redis.call('EXISTS', KEYS[4]) == 1 then
   return {'exists'}
 end
-if outdated(ARGV[7]) then
+if stale_version(ARGV[7]) then
   return {'version'}
 end
 for _, id in ipairs(redis.call('ZRANGE', KEYS[7], '-inf', now, 'BYSCORE', 'LIMIT', 0, 100)) do

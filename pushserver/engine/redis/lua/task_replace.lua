@@ -10,7 +10,7 @@ local kept = redis.call('HMGET', KEYS[4], 'version', 'outputs')
 if not kept[1] then
   return {'unknown'}
 end
-if tonumber(kept[1]) ~= tonumber(ARGV[25]) or outdated(ARGV[7]) then
+if tonumber(kept[1]) ~= tonumber(ARGV[25]) or stale_version(ARGV[7]) then
   return {'version'}
 end
 remove_named(KEYS[4], ARGV[5], kept[2], ARGV[8])
@@ -30,7 +30,7 @@ if ARGV[26] ~= '' then
 end
 wrote()
 -- Tells who follows the task's outputs of what was appended, and closes them where the state is final.
-local function tell_outputs(answer)
+local function notify_outputs(answer)
   local live = string.sub(ARGV[13], 1, #ARGV[13] - #ARGV[5] - 5)
   local final = ARGV[15] == 'final'
   answer[#answer + 1] = last and last.out.trimmed or 0
@@ -44,7 +44,7 @@ local function tell_outputs(answer)
     else
       save_output(out)
     end
-    local told = told_output(out, appended and last.before or out.offset, appended and last.timestamp or ARGV[9],
+    local told = output_notice(out, appended and last.before or out.offset, appended and last.timestamp or ARGV[9],
       appended and last.literal or 'null')
     answer[#answer + 1] = channel
     answer[#answer + 1] = told
@@ -62,7 +62,7 @@ if ARGV[15] ~= 'final' then
   extend(KEYS[5], ARGV[10])
   redis.call('PUBLISH', ARGV[14], 't ' .. ARGV[12] .. '\n' .. ARGV[11])
   redis.call('PUBLISH', ARGV[13], 't ' .. ARGV[12] .. '\n' .. ARGV[11])
-  return last and tell_outputs({ok(), '', ''}) or {ok()}
+  return last and notify_outputs({ok(), '', ''}) or {ok()}
 end
 redis.call('ZREM', KEYS[8], ARGV[5])
 redis.call('ZREM', KEYS[5], ARGV[5])
@@ -83,7 +83,7 @@ if ARGV[16] ~= '' then
   answer = {ok(), box.offset, full(box.epoch)}
 end
 if kept[2] then
-  answer = tell_outputs({answer[1], answer[2] or '', answer[3] or ''})
+  answer = notify_outputs({answer[1], answer[2] or '', answer[3] or ''})
 end
 redis.call('PUBLISH', ARGV[13], 't ' .. ARGV[12] .. '\n' .. ARGV[11])
 return answer

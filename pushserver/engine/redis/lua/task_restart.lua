@@ -5,7 +5,7 @@ local kept = redis.call('HMGET', KEYS[4], 'version', 'end', 'outputs')
 if not kept[1] then
   return {'unknown'}
 end
-if tonumber(kept[1]) ~= tonumber(ARGV[18]) or outdated(ARGV[7]) then
+if tonumber(kept[1]) ~= tonumber(ARGV[18]) or stale_version(ARGV[7]) then
   return {'version'}
 end
 wrote()

@@ -46,7 +46,7 @@ export function createEvents() {
     emit: (type, value) => void call(own.get(type), value),
 
     /** Whether somebody listens to such a push. */
-    hears: ({ type }, channelHandlers) => [pushes.get(type), channelHandlers, pushes.get('*')].some((set) => set?.size > 0),
+    has: ({ type }, channelHandlers) => [pushes.get(type), channelHandlers, pushes.get('*')].some((set) => set?.size > 0),
 
     /** Hands a push to everyone who listens. Returns what they returned: nothing where nobody does. */
     dispatch: (push, channelHandlers) =>

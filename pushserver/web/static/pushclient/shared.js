@@ -635,7 +635,7 @@ export class SharedClient extends ClientBase {
     if (offset !== undefined) this.#moveTo(place, { offset, epoch });
     const hand = async () => {
       const handlers = this.#channels.get(channel)?.handlers;
-      if (inbox && this._events.hears(push, handlers)) begun?.();
+      if (inbox && this._events.has(push, handlers)) begun?.();
       const results = this._events.dispatch(push, handlers);
       await Promise.all(results);
       return results.length > 0;
