@@ -102,13 +102,13 @@ test('useRoom: messages, older ones, and what is said', async (context) => {
 
 test('useChannel: the token for a channel', async (context) => {
   const s = stage(context);
-  let heard = 0;
-  const Doc = () => (useChannel('doc:17', () => (heard += 1), { ...s.options, channelToken: ({ channel }) => `for ${channel}` }), null);
+  let received = 0;
+  const Doc = () => (useChannel('doc:17', () => (received += 1), { ...s.options, channelToken: ({ channel }) => `for ${channel}` }), null);
   const root = await s.mount(Doc, null);
   await until(() => s.fake.channels.has('doc:17'));
   await act(async () => root.update(h(StrictMode, null, h(Doc))));
   s.fake.push({ type: 'message', channel: 'doc:17', data: 1 });
-  await until(() => heard > 0);
+  await until(() => received > 0);
   assert.deepEqual(s.fake.sentOf('subscribe').flatMap(({ channels }) => channels), [{ channel: 'doc:17', token: 'for doc:17' }]);
 });
 

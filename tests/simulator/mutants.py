@@ -85,8 +85,8 @@ MUTANTS = (
     _mutant(
         "second-device-forgotten",
         "server/backlog.py",
-        "start_of_inbox(self._inbox, user_id, positions.get(own), PAGE)",
-        "start_of_inbox(self._inbox, user_id, None, PAGE)",
+        "start_of_inbox(self._inbox, user_id, positions.get(own), PAGE, PAGE_OCTETS)",
+        "start_of_inbox(self._inbox, user_id, None, PAGE, PAGE_OCTETS)",
     ),
     _mutant(
         "stream-begun-anew",

@@ -117,7 +117,9 @@ ROWS: dict[str, Row] = {
     "a length of 2^63": Row((), (b"\x80" * 9 + b"\x01", b"\x0b\x22" + b"\x80" * 9 + b"\x01")),
     "a group of Protobuf": Row((), (b"\x02\x0b\x0c",)),
     "text in Protobuf that is not UTF-8": Row((), (b"\x05\x22\x03\x0a\x01\xff",)),
-    "a command before `connect`": each({"id": 1, "ping": {}}, {"id": 1, "subscribe": {"channel": "a"}}, before=True),
+    "a command before `connect`": each(
+        {"id": 1, "ping": {}}, {"id": 1, "subscribe": {"channel": "a"}}, {"send": {"data": 1}}, before=True
+    ),
     "a second `connect`": each({"id": 2, "connect": {}}),
     "a command without an id": each({"ping": {}}, {"id": 0, "ping": {}}),
     "an id without a command": each({"id": 2}),

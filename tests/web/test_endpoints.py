@@ -132,7 +132,6 @@ BEFORE: dict[str, tuple[str, int, bytes]] = {
     "a command before `connect`": (PATH, TEXT, b'{"id":1,"ping":{}}'),
     "a command without an id": (PATH, TEXT, b'{"connect":{}}'),
     "an id without a command": (PATH, TEXT, b'{"id":1}'),
-    "a message without a reply (`send`)": (PATH, TEXT, b'{"send":{"data":1}}'),
     "text that is not UTF-8": (PATH, TEXT, b"\xff"),
     "more than `server.max_message_size`": (PATH, TEXT, b" " * 65_537),
     "a token that does not hold": (PATH, TEXT, b'{"id":1,"connect":{"token":"a.b.c"}}'),
