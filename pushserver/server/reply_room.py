@@ -108,7 +108,8 @@ class LongReplies:
         if connection not in self._owners:
             owner = connection.owner
             count = self._counts.get(owner, 0)
-            if count >= LONG_REPLIES:
+            # Nobody would release what one holds that has ended.
+            if count >= LONG_REPLIES or connection.gone:
                 return SHORT_REPLY
             self._owners[connection] = owner
             self._counts[owner] = count + 1

@@ -321,3 +321,12 @@ async def test_a_user_has_a_few_long_replies_unread(rig: Rig, request_type: str)
     await rig.until_idle()
     late = await signed_in(rig, "ann")
     assert rig.node.hub.long_replies.size(late.connection) == PAGE_BYTES
+
+
+async def test_who_has_gone_holds_no_long_reply(rig: Rig) -> None:
+    client = await signed_in(rig, "ann")
+    client.vanish()
+    for _ in range(LONG_REPLIES + 1):
+        assert rig.node.hub.long_replies.size(client.connection) == SHORT_REPLY
+    late = await signed_in(rig, "ann")
+    assert rig.node.hub.long_replies.size(late.connection) == PAGE_BYTES
