@@ -8,7 +8,7 @@ import { createSharedClient, SharedClient } from '../../pushserver/web/static/pu
 import { Exchange } from '../../pushserver/web/static/pushclient/worker.js';
 import { fakeStorage, fakeWorker, nextTurn, tokenOf } from './fakes.js';
 import { MockServer } from './mock_server.js';
-import { until } from './until.js';
+import { becomes, until } from './until.js';
 
 const { WebSocket } = createRequire(new URL('../node/package.json', import.meta.url))('ws');
 
@@ -493,8 +493,9 @@ test('what a worker cannot remember its tabs do: that WebSocket is blocked', asy
   assert.equal(client.getState().transport, 'sse');
   const tried = new Set();
   const unheard = client.subscribe(({ connectionState, transport }) => connectionState === 'connecting' && tried.add(transport));
+  const away = becomes(client, (state) => !state.isConnected);
   crash();
-  await until(() => !client.getState().isConnected);
+  await away;
   tried.clear();
   await until(() => client.getState().isConnected);
   unheard();
@@ -675,8 +676,9 @@ test('what was read while the connection was away is read once it is back', asyn
   server.notify('42', 'b');
   await client.connect();
   await client.inbox();
+  const away = becomes(client, (state) => !state.isConnected);
   for (const socket of server.sockets) socket.destroy();
-  await until(() => !client.getState().isConnected);
+  await away;
   server.notify('42', 'c');
   server.change('42', { offsets: [1], deleted: true });
   await client.markRead([2]);

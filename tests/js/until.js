@@ -8,3 +8,14 @@ export async function until(probe, what = String(probe), limit = 60000, turn = (
     await turn();
   }
 }
+
+/** Resolves with the first state of `client` for which `probe(state)` is true: also one that passes between two looks. */
+export function becomes(client, probe) {
+  return new Promise((resolve) => {
+    const unheard = client.subscribe((state) => {
+      if (!probe(state)) return;
+      unheard();
+      resolve(state);
+    });
+  });
+}
