@@ -363,13 +363,15 @@ def soak(
         try:
             assert playing.stdin is not None
             assert playing.stdout is not None
-            assert playing.stdout.readline() == "half-way\n", playing.communicate()
+            if playing.stdout.readline() != "half-way\n":
+                pytest.fail(playing.communicate(timeout=PATIENCE)[1])
             half_way()
             playing.stdin.write("\n")
             playing.stdin.flush()
             meanwhile()
             said, wrong = playing.communicate(timeout=2 * PATIENCE)
-            assert playing.returncode == 0, f"{wrong}\n{server.log[-20_000:]}"
+            if playing.returncode != 0:
+                pytest.fail(f"{wrong}\n{server.log[-20_000:]}")
             print(said)
         finally:
             playing.kill()

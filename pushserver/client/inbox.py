@@ -11,8 +11,9 @@ from msgspec import Struct
 from pushserver.client.effects import InboxChanged, Readable
 from pushserver.client.errors import ClientClosed
 from pushserver.client.feeds import ReadChannel, ReaderFeed, newer
-from pushserver.client.line import CoreLine
+from pushserver.client.line import PASSING, RETRY, CoreLine
 from pushserver.client.messages import Frame, InboxChange, Position, Unread, Welcome
+from pushserver.client.requests import retry_after
 
 #: The replies that say how many messages are unread.
 ANSWERS: Final = frozenset({"inbox", "inbox_read_success", "inbox_delete_success"})
@@ -47,9 +48,11 @@ class KeptInbox:
         #: when a message came last, and when this client was last told a count that names no offset
         self._came_at = self._told_at = -_TOGETHER
         self._recounting = False
-        #: whether another device changed something since a count was asked for that is believed: answers that are on
-        #: their way may be older than what was told of the change
+        #: whether something came since a count was asked for that is believed: answers that are on their way may be
+        #: older than it
         self._overtaken = False
+        #: when to ask again for the counts, where the server refused to say them in passing
+        self._recount_at: int | None = None
 
     @property
     def name(self) -> str:
@@ -91,6 +94,7 @@ class KeptInbox:
             self.unread = inbox.unread
             self._counted = Position(inbox.offset, inbox.epoch)
             self._recounting = self._overtaken = False
+            self._recount_at = None
         feed.confirmed = True
         self._line.emit(Readable(feed))
         for message in (welcome.results.get(self.name) or {}).get("messages", ()):
@@ -131,16 +135,31 @@ class KeptInbox:
         if abs(self._came_at - self._told_at) < _TOGETHER:
             self._recount(now)
 
+    def retries(self) -> list[int]:
+        """Return when the counts are to be asked for again, if they are."""
+        return [] if self._recount_at is None else [self._recount_at]
+
+    def retry(self, now: int) -> None:
+        if self._recount_at is not None and now >= self._recount_at:
+            self._recount(now)
+
     def _recount(self, now: int) -> None:
-        if self._recounting or not self._line.connected:
+        if self._recounting:
+            # What is asked already may be answered without what came meanwhile.
+            self._overtaken = True
+            return
+        if not self._line.connected:
             return
 
-        def done(_frame: Frame, now: int) -> None:
+        def done(frame: Frame, now: int) -> None:
             self._recounting = False
-            if self._overtaken:
+            refusal = (frame.data or {}) if frame.type == "error" else {}
+            if refusal.get("code") in PASSING:
+                self._recount_at = now + (retry_after(frame) or RETRY)
+            elif self._overtaken:
                 self._recount(now)
 
-        self._recounting, self._overtaken = True, False
+        self._recounting, self._overtaken, self._recount_at = True, False, None
         self._line.ask("inbox", {"limit": 1}, now, done)
 
     def changed(self, frame: Frame) -> None:
@@ -179,7 +198,7 @@ class KeptInbox:
         self.channel = ReadChannel("")
         self.feed = self._shelf()
         self._is_read = False
-        self.epoch = self.unread = self._counted = None
+        self.epoch = self.unread = self._counted = self._recount_at = None
         return left
 
     def _move_to(self, feed: ReaderFeed) -> None:

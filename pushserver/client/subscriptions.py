@@ -186,12 +186,13 @@ class ClientSubscriptions:
         self.tasks.feeds.clear()
 
     def retries(self) -> list[int]:
-        """Return when subscriptions that were refused in passing are to be tried again, and when tokens are due."""
+        """Return when what was refused in passing, feeds and counts, is asked again, and when tokens are due."""
         refused = [channel.retry_at for channel in self._channels.values() if channel.retry_at is not None]
-        return refused + self.tokens.due()
+        return refused + self.inbox.retries() + self.tokens.due()
 
     def retry(self, now: int) -> None:
         self._subscribe([c for c in self._channels.values() if c.retry_at is not None and now >= c.retry_at], now)
+        self.inbox.retry(now)
         self.tokens.act(now)
 
     def pushed(self, frame: Frame, now: int) -> None:

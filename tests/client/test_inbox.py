@@ -95,6 +95,37 @@ def test_an_answer_that_a_change_passed_on_its_way_is_not_believed(kind: str) ->
     assert sum(message["data"] == {"limit": 1} for message in shell.sent) == 2
 
 
+def test_a_message_that_passes_the_count_that_is_asked_for_is_counted() -> None:
+    shell = signed_in()
+    asked(shell, calls.mark_read(calls.choice([9], None, "e"), True))
+    shell.deliver("inbox_changed", {"unread": COUNTS}, channel="user:42", timestamp=1)
+    shell.reply("inbox_read_success", {"unread": COUNTS})
+    assert shell.sent[-1]["data"] == {"limit": 1}
+    shell.push("user:42", "new", 10)
+    assert shell.core.unread == Unread(3, 1, 0)
+    # It was made before that message.
+    page = {"messages": [], "more": True, "epoch": "e"}
+    shell.reply("inbox", page | {"unread": COUNTS, "offset": 9})
+    assert sum(message["data"] == {"limit": 1} for message in shell.sent) == 2
+    shell.reply("inbox", page | {"unread": COUNTS | {"notification": 3}, "offset": 10})
+    assert shell.core.unread == Unread(3, 1, 0)
+    assert sum(message["data"] == {"limit": 1} for message in shell.sent) == 2
+
+
+@pytest.mark.parametrize(("more", "wait"), [({}, 2_000), ({"retryAfter": 700}, 700)])
+def test_a_count_that_is_refused_in_passing_is_asked_for_again(more: dict[str, int], wait: int) -> None:
+    shell = signed_in()
+    asked(shell, calls.mark_read(calls.choice([9], None, "e"), True))
+    shell.reply("inbox_read_success", {"unread": COUNTS})
+    shell.push("user:42", "new", 10)
+    shell.reply("error", {"code": "UNAVAILABLE", "message": "not now"} | more)
+    assert sum(message["data"] == {"limit": 1} for message in shell.sent) == 1
+    assert shell.until_due() == wait
+    assert sum(message["data"] == {"limit": 1} for message in shell.sent) == 2
+    shell.reply("inbox", {"messages": [], "more": True, "epoch": "e", "unread": COUNTS, "offset": 10})
+    assert shell.core.unread == Unread(2, 1, 0)
+
+
 def test_a_server_of_version_1_says_no_counts() -> None:
     shell = Shell().start(inbox=STATE)
     assert shell.core.unread is None
