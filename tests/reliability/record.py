@@ -38,16 +38,17 @@ class Record(History):
     def __init__(self) -> None:
         began = time.monotonic()
         super().__init__(lambda: (time.monotonic() - began) * 1000)
-        self._lock = threading.RLock()
+        #: held for as long as lines belong together
+        self.lock = threading.RLock()
         #: whose messages and tasks calls named: also of those that are no devices of this history
         self._named: set[str] = set()
 
     def note(self, event: str, **fields: Any) -> None:
-        with self._lock:
+        with self.lock:
             super().note(event, **fields)
 
     def call(self, by: str, to: str, what: str, arguments: Any) -> int:
-        with self._lock:
+        with self.lock:
             if isinstance(arguments, dict) and "userId" in arguments:
                 self._named.add(arguments["userId"])
             return super().call(by, to, what, arguments)
@@ -146,10 +147,12 @@ class DeviceRecord:
         plain = {name: {k: v for k, v in each.items() if k != "messages"} for name, each in data["results"].items()}
         rejected = {name: problem["code"] for name, problem in data.get("rejected", {}).items()}
         positions = {channel: _pair(position) for channel, position in given.items()}
-        self._note("subscribed", given=positions, results=plain, rejected=rejected)
-        for each in data["results"].values():
-            for push in each.get("messages", ()):
-                self.delivered(push, replay=True)
+        # The checker takes what stands right behind the answer for what came with it.
+        with self._record.lock:
+            self._note("subscribed", given=positions, results=plain, rejected=rejected)
+            for each in data["results"].values():
+                for push in each.get("messages", ()):
+                    self.delivered(push, replay=True)
 
     def delivered(self, push: Any, replay: bool = False, **more: Any) -> None:
         fields = {name: push[name] for name in ("offset", "epoch", "from") if name in push}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from tests.reliability.cluster import HISTORY_CHANNEL, Books, Client
 from tests.reliability.devices import StreamClient
 from tests.reliability.output import ReadText
+from tests.reliability.record import DeviceRecord, Record
 from tests.reliability.writing import Writing, judge
 
 
@@ -143,6 +145,23 @@ def begun(books: Books) -> list[tuple[Any, Any, Any]]:
         for first, then in itertools.pairwise(lines)
         if (first["event"], then["event"]) == ("signed_in", "subscribed")
     ]
+
+
+def test_no_other_thread_writes_between_an_answer_and_what_came_with_it() -> None:
+    record = Record()
+    could_write: list[bool] = []
+
+    def messages() -> Iterator[dict[str, Any]]:
+        for offset in (1, 2):
+            other = threading.Thread(target=lambda: could_write.append(record.lock.acquire(blocking=False)))
+            other.start()
+            other.join()
+            yield push(offset)
+
+    data = {"results": {HISTORY_CHANNEL: {"recovered": True, "offset": 2, "epoch": "e", "messages": messages()}}}
+    DeviceRecord(record, "ann", [HISTORY_CHANNEL], acks=True).subscribed({}, data)
+    assert could_write == [False, False]
+    assert [json.loads(line)["event"] for line in record.lines] == ["subscribed", "delivery", "delivery"]
 
 
 def test_a_stream_writes_down_where_it_stood_in_its_inbox() -> None:
