@@ -63,6 +63,7 @@ class Chat:
             message_id=asked.message_id,
             chat=target is not None,
         )
+        self._user_publishing.excuse(identity.user_id, namespace.kind, published)
         here = len(self._hub.followers(name))
         delivered = self._publishing.delivered(name, asked.message_id, published, here, identity.user_id)
         return operations.ChatTaken(

@@ -19,6 +19,8 @@ from pushserver.server.user_rates import UserRates
 
 #: Bytes that a kept message has beside its data, its names and ids: keys of JSON, times, a row of the store.
 ENVELOPE: Final = 160
+#: Whose messages are chat: rooms, and another user's inbox.
+CHAT: Final = frozenset({Kind.CHAT, Kind.USER})
 
 
 class UserPublishing:
@@ -45,6 +47,7 @@ class UserPublishing:
         if refusal is not None:
             raise Refused(REASONS.get(refusal, "not allowed to publish here"), refusal)
         published = await self.publish(sender, asked.channel, asked.type, asked.data, message_id=asked.message_id)
+        self.excuse(identity.user_id, namespace.kind, published)
         return operations.PublicationTaken(
             published.message_id, published.offset, published.epoch, published.duplicate, published.conflict
         )
@@ -52,7 +55,12 @@ class UserPublishing:
     def count(self, user_id: str, kind: Kind) -> None:
         """Count a message, whichever request carries it and whether or not it is allowed. Raises `errors.Refused` with
         RATE_LIMITED. ``kind``: the channel's."""
-        self._rates.take_publication(user_id, chat=kind in (Kind.CHAT, Kind.USER))
+        self._rates.take_publication(user_id, chat=kind in CHAT)
+
+    def excuse(self, user_id: str, kind: Kind, published: PublishResult) -> None:
+        """A repeat counts as no message of chat, so that who sends again what had no answer is not refused for it."""
+        if published.duplicate and kind in CHAT:
+            self._rates.give_back_chat(user_id)
 
     async def publish(
         self, sender: Author, channel: str, type: str, data: msgspec.Raw, *, message_id: str | None, chat: bool = False

@@ -90,6 +90,10 @@ class UserRates:
             self._chat.take(user_id, now, "chat messages")
         self._publications.take(user_id, now, "messages")
 
+    def give_back_chat(self, user_id: str) -> None:
+        """The message repeats one that is there: nobody gets it."""
+        self._chat.give_back(user_id, self._clock.milliseconds())
+
     def take_bytes(self, user_id: str, size: int) -> None:
         """Count a message that is kept. Raises `errors.Refused` with RATE_LIMITED."""
         self._bytes.take(user_id, self._clock.milliseconds(), "bytes", size)

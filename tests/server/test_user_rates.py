@@ -65,6 +65,22 @@ async def test_publishing_and_chat_share_a_rate_of_one_user(rig: Rig) -> None:
         await rig.execute("publish", channel="live:a", data=1)
 
 
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [("chat_message", {"content": "hi"}), ("publish", {"channel": "chat:lobby", "data": 1})],
+)
+async def test_who_sends_chat_again_is_not_refused_for_it(rig: Rig, kind: str, data: dict[str, object]) -> None:
+    ann = await rig.client("ann")
+    for n in range(3):
+        assert not limited(await ann.ask(kind, **data, messageId=f"{n}"))
+    # One message is left, which two repeats take in turn and give back.
+    assert all([(await ann.ask(kind, **data, messageId="2"))["data"]["duplicate"] for _ in range(2)])
+    assert not limited(await ann.ask(kind, **data, messageId="3"))
+    # Then one may be published, but none to a room or a user.
+    await rig.advance(0.24)
+    assert limited(await ann.ask(kind, **data, messageId="4"))
+
+
 async def test_new_channels_are_counted_and_old_ones_are_not(rig: Rig) -> None:
     ann = await rig.client("ann")
 
