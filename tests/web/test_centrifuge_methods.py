@@ -368,6 +368,7 @@ REFUSED: list[tuple[str, Any, int]] = [
     ("rpc", {"method": "a"}, 104),
     ("map_publish", {"channel": "room:a"}, 108),
     ("user_topic_list", {}, 108),
+    ("rate_limit", {"key": "a", "interval": 60_000, "rate": 10}, 108),
     ("nonsense", {}, 104),
 ]
 

@@ -191,9 +191,9 @@ CONFLICT: Final = 113
 UNAVAILABLE_METHODS: Final = frozenset({
     "block_user", "cancel_push", "connections", "delete_user_status", "device_list", "device_register", "device_remove",
     "device_topic_list", "device_topic_update", "device_update", "get_user_status", "invalidate_user_tokens",
-    "map_clear", "map_publish", "map_read_state", "map_read_stream", "map_remove", "map_stats", "revoke_token",
-    "send_push_notification", "shared_poll_publish", "unblock_user", "update_push_status", "update_user_status",
-    "user_topic_list", "user_topic_update",
+    "map_clear", "map_publish", "map_read_state", "map_read_stream", "map_remove", "map_stats", "rate_limit",
+    "revoke_token", "send_push_notification", "shared_poll_publish", "unblock_user", "update_push_status",
+    "update_user_status", "user_topic_list", "user_topic_update",
 })  # fmt: skip
 _UNKNOWN: Final = CODES[Code.UNKNOWN_CHANNEL]
 
