@@ -209,6 +209,13 @@ class _Checks:
     def _check_server(self, server: ServerSection) -> None:
         if not server.listen:
             raise self._mistake("server.listen", "expected at least one endpoint", [])
+        named: set[str] = set()
+        for key in ("listen", "api_listen"):
+            endpoints: tuple[str, ...] = getattr(server, key)
+            for one in endpoints:
+                if one in named and not values.is_any_port(one):
+                    raise self._mistake(f"server.{key}", "expected each endpoint once", list(endpoints))
+                named.add(one)
         if server.websocket_path.split("/")[1] in _TAKEN:
             raise self._mistake(
                 "server.websocket_path", "expected a path that the server does not use itself", server.websocket_path

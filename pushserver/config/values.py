@@ -282,6 +282,12 @@ def endpoint(*, empty: bool = False) -> Setting:
     return Setting("text", 'a Twisted server endpoint such as "tcp:8080:interface=127.0.0.1"', read)
 
 
+def is_any_port(description: str) -> bool:
+    """Whether the system chooses the port of a server endpoint: each time another one."""
+    positional, keywords = endpoint_arguments(description.removeprefix("haproxy:"))
+    return "0" in (*positional[1:2], keywords.get("port"))
+
+
 def _check_port(positional: list[str], keywords: dict[str, str]) -> None:
     rest = positional[1:] if positional[0] == "haproxy" else positional
     place = {"tcp": 1, "tcp4": 1, "tcp6": 1, "ssl": 1, "tls": 2}.get(rest[0])

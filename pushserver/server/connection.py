@@ -177,16 +177,20 @@ class Connection:
         if self.closing is None and not self.gone:
             self.closing = close
             if close != errors.SHUTDOWN:
-                self.counters.events.note(
-                    "connection_closed",
-                    "a connection is closed: {reason}",
-                    self.peer.address,
-                    close.code,
-                    reason=close.reason,
-                    connectionId=self.id,
-                    userId=self.user_id,
-                )
+                self.note_closed(close)
             self.line.hang_up(close, discard)
+
+    def note_closed(self, close: Close) -> None:
+        """Write down that it is the server that closes."""
+        self.counters.events.note(
+            "connection_closed",
+            "a connection is closed: {reason}",
+            self.peer.address,
+            close.code,
+            reason=close.reason,
+            connectionId=self.id,
+            userId=self.user_id,
+        )
 
     def is_lasting(self, channel: str) -> bool:
         """Return whether a channel is the user's own, or ``system``: who has signed in keeps them."""

@@ -84,6 +84,11 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         return next((e for e in failed if e.at > newest and (e.verified or not self.connected)), None)
 
 
+#: Codes of a failed sign-in whose cause a rule names.
+_SIGN_IN_CAUSES: Final = frozenset(
+    {"TOKEN_EXPIRED", "TOKEN_BLACKLISTED", "LIMIT_EXCEEDED", "INVALID_TOKEN", "UNAVAILABLE"}
+)
+
 #: What a rule fills its sentence with; None where it does not apply.
 Match = dict[str, object] | None
 
@@ -135,9 +140,13 @@ def _failed(accept: Callable[[RecentEvent], bool]) -> Callable[[Case], Match]:
     return match
 
 
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
+
+
 def _of(event: RecentEvent) -> dict[str, object]:
     return {
-        "times": "once" if event.times == 1 else f"{event.times} times",
+        "times": _times(event.times),
         "address": event.address,
         "code": event.code,
         "reason": event.reason,
@@ -149,12 +158,21 @@ def _ahead(event: RecentEvent) -> bool:
     return event.verified and event.reason.endswith(("issued in the future", "not valid yet"))
 
 
+def _unknown_why(event: RecentEvent) -> bool:
+    """Return whether no rule has a cause for this code of a failed sign-in."""
+    return event.code not in _SIGN_IN_CAUSES
+
+
 def _origin(case: Case) -> Match:
     refused = [event for view in case.nodes.values() for event in view.refused_origins]
     if case.connected or not refused:
         return None
     newest = max(refused, key=lambda event: event.at)
-    return _of(newest) | {"times": sum(event.times for event in refused)}
+    # What is known of the user comes before what may be somebody else's page, unless the page came later.
+    closed = next(iter(case.events("connection_closed")), None)
+    if closed is not None and closed.at >= newest.at:
+        return None
+    return _of(newest) | {"times": _times(sum(event.times for event in refused))}
 
 
 def _slow_consumer(case: Case) -> Match:
@@ -209,8 +227,12 @@ def _stuck(case: Case) -> Match:
 
 
 def _refused(case: Case) -> Match:
-    event = next(iter(case.events("request_refused", lately=True)), None)
-    return None if event is None else _of(event)
+    # A sign-in that was refused has a rule of its own, or was made good.
+    sign_ins = {(event.connection_id, event.code, event.reason) for event in case.events("sign_in_failed")}
+    for event in case.events("request_refused", lately=True):
+        if (event.connection_id, event.code, event.reason) not in sign_ins:
+            return _of(event)
+    return None
 
 
 def _closed(case: Case) -> Match:
@@ -269,13 +291,19 @@ RULES: Final = (
         "the client is closed for good, for a token that nobody knows",
         "The token is refused ({reason}): signing in failed {times}, the last time from {address}.",
         "Compare it with one that `pushctl token` makes: secret, algorithm, issuer, audience, claims.",
-        _failed(lambda event: event.code == "INVALID_TOKEN"),
+        _failed(lambda event: event.code == "INVALID_TOKEN" and not _ahead(event)),
     ),
     FindingRule(
         "signing in fails now, and works later",
         "Signing in failed {times} with {code}, the last time from {address}: {reason}.",
         "The engine or the server of the keys could not be asked; look at /readyz.",
-        _failed(lambda event: True),
+        _failed(lambda event: event.code == "UNAVAILABLE"),
+    ),
+    FindingRule(
+        "signing in fails for another cause",
+        "Signing in was refused {times} with {code}, the last time from {address}: {reason}.",
+        "The code says why; see the error codes of the protocol.",
+        _failed(_unknown_why),
     ),
     FindingRule(
         "the network or the client is too slow",
@@ -327,7 +355,7 @@ RULES: Final = (
     ),
     FindingRule(
         "the page says that the WebSocket failed",
-        "The user is not connected, and pages were refused for their origin {times} times, the last one from {address}"
+        "The user is not connected, and pages were refused for their origin {times}, the last one from {address}"
         " ({reason}).",
         "Where that is the user's page, add it to server.allowed_origins.",
         _origin,
@@ -342,8 +370,8 @@ RULES: Final = (
     ),
     FindingRule(
         "the user is not connected",
-        "The user is not connected, and nothing of them came within the last hour.",
-        "The client is not running, does not reach the server, or connects with another user's token.",
+        "The user is not connected, and nothing of the last hour says why.",
+        "The client has left or is not running, does not reach the server, or connects with another user's token.",
         _away,
         last=True,
     ),

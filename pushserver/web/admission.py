@@ -167,7 +167,7 @@ class Admission:
         self.check_host(peer, headers)
         self.check_origin(peer, headers)
         if self.closed:
-            raise Unavailable("the server is stopping")
+            raise Unavailable("the server is stopping or draining")
         wait = self._connects.wait(self.address(peer, headers), self._now())
         if wait:
             raise Refused("too many connections from this address", Code.RATE_LIMITED, retry_after=wait)

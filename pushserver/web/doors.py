@@ -131,7 +131,7 @@ class Doors:
             root.place(path, self._centrifuge)
             root.take_bodies(path.strip("/"), self._centrifuge.allow)
         root.putChild(b"readyz", Ready(facts.trouble, self._trusted, facts.warnings))
-        root.putChild(b"metrics", Metrics(facts.metrics, self._trusted))
+        root.putChild(b"metrics", Metrics(facts.metrics, self._trusted, self.context.counters))
         if self.context.sections.server.page:
             # The operators' page stands where the API is that it calls.
             static = StaticFiles()

@@ -13,6 +13,7 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from pushserver.core.errors import HTTP_STATUS, Code, Invalid, NotFound, PushError, Refused
+from pushserver.server.stats import Counters
 from pushserver.web.admission import Admission
 from pushserver.web.http import BoundedRequest, Refusal, headers_of, respond, respond_error, respond_options
 from pushserver.web.port import Head, peer_address
@@ -79,10 +80,13 @@ class Metrics(ReadOnly):
     isLeaf = True
     _log = Logger()
 
-    def __init__(self, render: Callable[[], Awaitable[bytes]], trusted: Callable[[Request], bool]) -> None:
+    def __init__(
+        self, render: Callable[[], Awaitable[bytes]], trusted: Callable[[Request], bool], counters: Counters
+    ) -> None:
         super().__init__()
         self._render = render
         self._trusted = trusted
+        self._counters = counters
 
     def render_GET(self, request: Request) -> Any:
         if not self._trusted(request):
@@ -100,6 +104,7 @@ class Metrics(ReadOnly):
                 problem = refusal
             except Exception:
                 self._log.failure("the metrics could not be told")
+                self._counters.error(Code.INTERNAL_ERROR.value)
                 problem = PushError("something went wrong here", Code.INTERNAL_ERROR)
             if gone:
                 return

@@ -240,7 +240,10 @@ class WebSocketDoor(AutobahnReader):
         self._end(Close(code, ""))
 
     def on_violation(self, code: int, reason: str) -> None:
-        self._end(Close(code, reason))
+        close, connection = Close(code, reason), self.connection
+        if connection is not None and connection.open:
+            connection.note_closed(close)
+        self._end(close)
 
     def _end(self, close: Close) -> None:
         connection = self.connection

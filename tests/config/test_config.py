@@ -176,6 +176,7 @@ def test_chat_never_has_more_room_than_the_inbox(write: Write) -> None:
 BAD_VALUES = [
     ("server", "listen", '"tcp:1"', "a list of endpoints"),
     ("server", "listen", "[]", "at least one endpoint"),
+    ("server", "listen", '["tcp:1:interface=127.0.0.1", "tcp:1:interface=127.0.0.1"]', "each endpoint once"),
     ("server", "listen", '["tcp:70000"]', "a port is a number from 0 to 65535"),
     ("server", "listen", '["tcp"]', "endpoint"),
     ("server", "listen", '["smoke:80"]', "Unknown endpoint type"),

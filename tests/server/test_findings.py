@@ -21,14 +21,19 @@ def event(name: str, code: str, reason: str = "why", at: int = NOW - 1_000, **mo
     return RecentEvent(at, name, code, reason, "192.0.2.1", "n1", **more)
 
 
-def first(*, connections: list[ConnectionInfo] | None = None, **known: Any) -> str:
+def first(**known: Any) -> str:
     """The first finding of a case."""
+    return next(iter(found(**known)), "")
+
+
+def found(*, connections: list[ConnectionInfo] | None = None, **known: Any) -> list[str]:
+    """All findings of a case."""
     view: dict[str, Any] = {"refused_origins": [], "engine_ms": 1.0, "trouble": ""}
     view |= {name: known.pop(name) for name in tuple(known) if name in view}
     connected = [HEALTHY] if connections is None else connections
     case: dict[str, Any] = {"recent": [], "inbox": InboxView(9, "e", 9, 0, 0, 0), "tasks": [], "unanswered": []}
     idle = [NOW - each.updated_at for each in known.get("tasks") or ()]
-    found = findings(
+    return findings(
         Case(
             now=NOW,
             connections=connected,
@@ -38,7 +43,6 @@ def first(*, connections: list[ConnectionInfo] | None = None, **known: Any) -> s
             **(case | known),
         )
     )
-    return found[0] if found else ""
 
 
 def task(idle: int, status: Status = Status.RUNNING) -> TaskState:
@@ -86,15 +90,46 @@ def test_where_all_is_well_nothing_is_found() -> None:
         ("Task t is running at 40 %", {"tasks": [task(600_000)]}),
         ("refused once with NOT_FOUND", {"recent": [event("request_refused", "NOT_FOUND")]}),
         (
-            "pages were refused for their origin 2 times",
+            "pages were refused for their origin 2 times, the",
             {"connections": [], "refused_origins": [event("connection_refused", "403", times=2)]},
         ),
         ("closed the last connection with 3503", {"connections": [], "recent": [event("connection_closed", "3503")]}),
-        ("nothing of them came", {"connections": []}),
+        (
+            "refused once with PERMISSION_DENIED",
+            {"recent": [event("sign_in_failed", "PERMISSION_DENIED", "this connection belongs to another user")]},
+        ),
+        ("nothing of the last hour says why", {"connections": []}),
     ],
 )
 def test_each_cause_is_named_first(words: str, known: dict[str, Any]) -> None:
     assert words in first(**known)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("TOKEN_EXPIRED", "token expired"),
+        ("TOKEN_BLACKLISTED", "the token was revoked"),
+        ("LIMIT_EXCEEDED", "the user has too many connections"),
+        ("INVALID_TOKEN", "invalid token: wrong signature"),
+        ("INVALID_TOKEN", "invalid token: issued in the future"),
+        ("UNAVAILABLE", "Redis did not answer in time"),
+        ("PERMISSION_DENIED", "this connection belongs to another user"),
+    ],
+)
+def test_a_failed_sign_in_has_one_cause(code: str, reason: str) -> None:
+    # The client is answered, too: that is the same failure.
+    failed = [event("sign_in_failed", code, reason), event("request_refused", code, reason)]
+    assert len(found(connections=[], recent=failed)) == 1
+
+
+def test_what_is_known_of_the_user_comes_before_somebodys_page() -> None:
+    refused = [event("connection_refused", "403", at=NOW - 2_000)]
+    closed = [event("connection_closed", "3501", at=NOW - 1_000)]
+    assert "closed the last connection" in first(connections=[], recent=closed, refused_origins=refused)
+    # The page that cannot come back after the close is the likelier cause.
+    closed[0].at = NOW - 3_000
+    assert "their origin once, the" in first(connections=[], recent=closed, refused_origins=refused)
 
 
 def test_a_sign_in_that_was_made_good_is_no_cause_any_more() -> None:

@@ -8,6 +8,7 @@ import msgspec
 from twisted.web.test.requesthelper import DummyRequest
 
 from pushserver.core.errors import Unavailable
+from pushserver.server.stats import Counters
 from pushserver.web.site import Health, Metrics, Ready, WebSocketPath
 from pushserver.web.static_files import Page, StaticFiles
 
@@ -57,18 +58,22 @@ def test_metrics_are_for_the_trusted_and_say_when_they_cannot_be_had() -> None:
     async def cannot() -> bytes:
         raise Unavailable("not now")
 
-    assert body(ask(Metrics(render, lambda request: True))) == b"up 1\n"
-    assert ask(Metrics(render, lambda request: False)).responseCode == 401
-    assert ask(Metrics(cannot, lambda request: True)).responseCode == 503
+    counters = Counters(0)
+    assert body(ask(Metrics(render, lambda request: True, counters))) == b"up 1\n"
+    assert ask(Metrics(render, lambda request: False, counters)).responseCode == 401
+    assert ask(Metrics(cannot, lambda request: True, counters)).responseCode == 503
+    assert not counters.errors
 
 
 def test_metrics_that_fail_are_answered_too(flush_errors: Any) -> None:
     async def fails() -> bytes:
         raise ZeroDivisionError
 
-    asked = ask(Metrics(fails, lambda request: True))
+    counters = Counters(0)
+    asked = ask(Metrics(fails, lambda request: True, counters))
     assert asked.responseCode == 500
     assert msgspec.json.decode(body(asked))["error"]["code"] == "INTERNAL_ERROR"
+    assert counters.errors == {"INTERNAL_ERROR": 1}
     assert len(flush_errors(ZeroDivisionError)) == 1
 
 
@@ -79,7 +84,7 @@ def test_what_can_only_be_read_says_so() -> None:
     resources = (
         Health(),
         Ready(lambda: None, lambda request: True),
-        Metrics(render, lambda request: True),
+        Metrics(render, lambda request: True, Counters(0)),
         StaticFiles().file("pushclient.js"),
         StaticFiles().folder("pushclient"),
         Page("/ws", None),

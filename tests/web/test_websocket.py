@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet import task
+from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 
 from pushserver.config.sections import AuthSection, DeliverySection, RateLimitsSection, ServerSection
 from pushserver.core.errors import Close, Invalid
@@ -21,7 +23,7 @@ from pushserver.core.protocol import ClientProtocol, Endpoint
 from pushserver.protocols import rfc6455
 from pushserver.server.clock import Clock
 from pushserver.server.reply_room import LongReplies
-from pushserver.server.stats import Counters
+from pushserver.server.stats import Counters, NoEvents
 from pushserver.server.user_turns import UserTurns
 from pushserver.web.context import Context, NodeRooms, Sections
 from pushserver.web.endpoints import endpoints
@@ -210,6 +212,31 @@ def test_a_small_limit_is_one_too(size: int) -> None:
     answered = transport.value()
     assert (b'"pong"' in answered) == (size == 100)
     assert ((1009).to_bytes(2, "big") in answered) == (size > 100)
+
+
+@pytest.mark.parametrize(
+    ("octets", "code"),
+    [
+        (frame(TEXT, b" " * (LIMIT + 1)), 1009),
+        (frame(TEXT, b'"\xff"'), 1007),
+        (frame(TEXT, ping(1), rsv=1), 1002),
+        (frame(BINARY, b"{}"), 3501),
+        (frame(CLOSE, b"\x03\xe8"), None),
+    ],
+)
+def test_each_close_by_the_server_is_written_down_once(octets: bytes, code: int | None) -> None:
+    found: list[tuple[str, int | str]] = []
+
+    class Events(NoEvents):
+        def note(self, event: str, text: str, address: str, code: int | str, **fields: Any) -> None:
+            found.append((event, code))
+
+    doors = factory()
+    doors.context.counters.events = Events()
+    door, _ = _opened(doors.door(head(), "192.0.2.1"))
+    door.dataReceived(octets)
+    door.connectionLost(Failure(ConnectionDone()))
+    assert found == ([] if code is None else [("connection_closed", code)])
 
 
 def test_messages_of_one_read_are_answered_in_one_write() -> None:
