@@ -28,7 +28,7 @@ except ImportError as error:  # pragma: no cover - an installation without the e
 
 from pushserver.client import calls
 from pushserver.client.address import Tls, proxy_for
-from pushserver.client.aio_link import Link, is_lasting
+from pushserver.client.aio_link import Link, lasting_error
 from pushserver.client.aio_readers import Inbox, Reader, Subscription, TaskOutput, TaskUpdates
 from pushserver.client.clock import steady
 from pushserver.client.core import ClientCore
@@ -282,7 +282,7 @@ class Client(Shell[Reader[Any]]):
         They are messages, or their offsets in the inbox's present epoch. Acknowledging is another thing: it says that
         this program has them.
         """
-        return await self._call(calls.mark_read(calls.choice(messages, up_to, self._core.inbox_epoch), read))
+        return await self._call(calls.mark_read(self._choose(messages, up_to), read))
 
     async def delete_from_inbox(
         self,
@@ -291,7 +291,15 @@ class Client(Shell[Reader[Any]]):
         up_to: Position | Push | int | None = None,
     ) -> InboxChange:
         """Delete messages of the inbox on every device, named as for `mark_read`."""
-        return await self._call(calls.delete_from_inbox(calls.choice(messages, up_to, self._core.inbox_epoch)))
+        return await self._call(calls.delete_from_inbox(self._choose(messages, up_to)))
+
+    def _choose(
+        self, messages: Iterable[Position | Push | int] | None, up_to: Position | Push | int | None
+    ) -> calls.InboxChoice:
+        if self._core.state is State.IDLE:
+            # Before that nobody knows in which epoch an offset is, which is not what the caller did wrong.
+            raise NotOpened
+        return calls.choice(messages, up_to, self._core.inbox_epoch)
 
     async def presence(self, channel: str) -> Presence:
         """Return who is present in a channel."""
@@ -454,7 +462,7 @@ class Client(Shell[Reader[Any]]):
                 raise
         except Exception as error:
             reason = repr(error)
-            lasting = error if is_lasting(error) else None
+            lasting = lasting_error(error)
         finally:
             self._links.pop(number, None)
         self._lost(core, number, code, reason, status, lasting)

@@ -6,7 +6,9 @@ import asyncio
 import ssl
 
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import InvalidMessage, ProxyError
+from websockets.exceptions import InvalidHandshake, InvalidMessage, ProxyError
+
+from pushserver.client.errors import Disconnected
 
 
 class Link:
@@ -40,7 +42,19 @@ class Link:
             self.outgoing.put_nowait((code, reason))
 
 
-def is_lasting(error: Exception) -> bool:
+def lasting_error(error: Exception) -> Exception | None:
+    """Return what an attempt that failed for no matter of the network ends the client with; None where it may pass."""
+    if not _is_lasting(error):
+        return None
+    if isinstance(error, InvalidHandshake):
+        # Who uses the client need not know whose exceptions these are.
+        ended = Disconnected(None, f"no push server is there: {error}")
+        ended.__cause__ = error
+        return ended
+    return error
+
+
+def _is_lasting(error: Exception) -> bool:
     """Return whether an attempt failed for something that is no matter of the network."""
     if isinstance(error, ssl.SSLError):
         # Python has it that a certificate which is not trusted is an OSError.

@@ -33,6 +33,7 @@ class ReaderFeed:
 
     __slots__ = (
         "asked",
+        "awaits_state",
         "behind",
         "catching_up",
         "channel",
@@ -53,6 +54,9 @@ class ReaderFeed:
         self.queue: deque[Push] = deque()
         #: the newest message that is or was in the queue, and the newest that the application took
         self.position = self.taken = channel.position if channel is not None else None
+        #: it begins with the state that the server answers with: the one that is known here ended an attempt, and the
+        #: task may have begun anew
+        self.awaits_state = False
         #: the application has read from it
         self.read = False
         #: the server has confirmed the subscription

@@ -68,7 +68,10 @@ class ClientSubscriptions:
         feed.confirmed = channel.confirmed
         channel.feeds.append(feed)
         if name.startswith("task:") and (state := self.tasks.states.get(name[5:])) is not None:
-            feed.queue.append(as_push(state))
+            if state.final and not channel.confirmed:
+                feed.awaits_state = True
+            else:
+                feed.queue.append(as_push(state))
         if token is not None or (channel.asked is None and (feed.catching_up or not channel.confirmed)):
             self._subscribe([channel], now)
         return feed
@@ -287,6 +290,7 @@ class ClientSubscriptions:
         if "task" in result:
             state = msgspec.convert(result["task"], TaskState)
             self._learn(state, as_push(state))
+            self._give_known(channel.feeds, state.task_id)
         elif isinstance(channel, ReadOutputChannel):
             channel.joined(result["output"], since)
             waiting = []
@@ -304,6 +308,14 @@ class ClientSubscriptions:
             self._receive(channel, frame)
         for feed in channel.feeds:
             self._line.emit(Readable(feed))
+
+    def _give_known(self, feeds: Iterable[ReaderFeed], task_id: str) -> None:
+        """Give the state that is known to those who waited for a newer one, of which there is none."""
+        known = self.tasks.states.get(task_id)
+        for feed in feeds:
+            if feed.awaits_state and known is not None:
+                feed.queue.append(as_push(known))
+            feed.awaits_state = False
 
     def _recover(
         self, channel: ReadChannel, result: dict[str, Any], waiting: list[ReaderFeed], since: Position | None
@@ -416,6 +428,9 @@ class ClientSubscriptions:
             yield from channel.feeds
 
     def _end_feed(self, feed: ReaderFeed, reason: Exception) -> None:
+        if feed.awaits_state and isinstance(reason, SubscriptionEnded):
+            # The server has forgotten the task since.
+            self._give_known([feed], feed.key.removeprefix("task:"))
         feed.ended = reason
         self._line.emit(Readable(feed))
 

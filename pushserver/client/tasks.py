@@ -43,6 +43,7 @@ class KnownTasks:
         for feed in (*self.feeds, *followers):
             if len(feed.queue) >= self._line.options.max_pending:
                 _conflate(feed)
+            feed.awaits_state = False
             feed.queue.append(push)
             self._line.emit(Readable(feed))
 

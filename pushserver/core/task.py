@@ -88,6 +88,18 @@ class StatusChanged(TaskState, frozen=True, kw_only=True, rename="camel"):
         return cls(**asdict(state), old_status=Status(old_status), new_status=state.status)
 
 
+class RepeatedTask(TaskState, frozen=True, kw_only=True, rename="camel"):
+    """The answer to a repeat of a `messageId`: the state that the first was answered with. `conflict`: the repeat asks
+    for another task than the first did."""
+
+    duplicate: bool | UnsetType = UNSET
+    conflict: bool | UnsetType = UNSET
+
+    @classmethod
+    def of(cls, first: TaskState, conflict: bool) -> RepeatedTask:
+        return cls(**asdict(first), duplicate=True, conflict=conflict or UNSET)
+
+
 class NewTask(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What a task is created from. None, on the wire ``null``, is the same as absent, but in `details`. With `restart`
     a task of this id may exist: it begins anew. A repeat of `message_id` begins nothing."""

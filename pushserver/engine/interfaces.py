@@ -684,8 +684,9 @@ class ITaskStore(Interface):
     rules: TaskRules = Attribute("how long ended ones stay known; `TaskRules.adopt` changes it")
 
     def create(event: TaskEvent, once: IdempotencyKey | None) -> Deferred[TaskState]:
-        """Keep a new task's first state, return it, and notify who listens. An id that exists fails with
-        `errors.Conflict`, a version below `lowest_version` with `errors.Unavailable`: it rose meanwhile."""
+        """Keep a new task's first state, return that very object, and notify who listens. For a repeat of ``once``
+        return the state that the first returned, as another object. An id that exists fails with `errors.Conflict`, a
+        version below `lowest_version` with `errors.Unavailable`: it rose meanwhile."""
 
     def lowest_version() -> int:
         """Return the version that a new state has at least, below 2^53: 1, or, where the data may have gone back, one
@@ -709,8 +710,8 @@ class ITaskStore(Interface):
     def restart(event: TaskEvent, once: IdempotencyKey | None, kept: int | None = None) -> Deferred[TaskState | None]:
         """Keep the first state of another attempt, in the place of one as in `replace`, and notify who listens: an
         ended task is unfinished again, and the message of its end leaves the owner's inbox (nothing counts as lost).
-        Return the state (a repeat of ``once``: the one that the first returned), or None, with nothing changed, as
-        there. Fails with `errors.NotFound` where the task is not known."""
+        Return the state as `create` does (a repeat of ``once``: the one that the first returned, as another object), or
+        None, with nothing changed, as there. Fails with `errors.NotFound` where the task is not known."""
 
     def get(task_id: str) -> Deferred[TaskState]:
         """Return the newest state. Fails with `errors.NotFound` where the task is not known, or a final one is older

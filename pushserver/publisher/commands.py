@@ -255,8 +255,9 @@ def progress(
     eta: Any = None,
     details: Any = None,
     force: bool = False,
-) -> Command | None:
-    """Return a task's progress, or None where nothing in it can be told (a percentage that is no number, for one)."""
+) -> tuple[Command | None, bool]:
+    """Return a task's progress, or None where nothing in it can be told (a percentage that is no number, for one), and
+    whether something of it had to be left out."""
     step, total, percent = _number(current), _number(of), _number(percentage)
     if percent is None and step is not None:
         if of is None:
@@ -268,26 +269,28 @@ def progress(
         fields["percentage"] = min(100.0, max(0.0, percent))
     if _is_count(step) and _is_count(total):
         fields |= {"currentStep": int(step or 0), "totalSteps": int(total or 0)}
-    if message is not None:
-        fields["message"] = _short(message)[0]
+    told, cut = _message(message)
+    fields |= told
     if details is not None:
-        fields["details"] = _plain(details)[0]
+        fields["details"], left_out = _plain(details)
+        cut = cut or left_out
     fields |= _present(eta=_eta(eta), force=force or None)
-    return Command("task.progress", {"taskId": task_id, **fields}) if fields else None
+    return (Command("task.progress", {"taskId": task_id, **fields}) if fields else None), cut
 
 
-def steps(task_id: str, current: Any, message: Any) -> Command | None:
-    """Return progress where nobody knows how much there is."""
+def steps(task_id: str, current: Any, message: Any) -> tuple[Command | None, bool]:
+    """Return progress where nobody knows how much there is, as `progress` does."""
     step = _number(current)
     if not _is_count(step):
-        return None
-    told = {} if message is None else {"message": _short(message)[0]}
-    return Command("task.progress", {"taskId": task_id, "currentStep": int(step or 0), **told})
+        return None, False
+    told, cut = _message(message)
+    return Command("task.progress", {"taskId": task_id, "currentStep": int(step or 0), **told}), cut
 
 
-def status(task_id: str, status: str, message: Any) -> Command:
-    told = {} if message is None else {"message": _short(message)[0]}
-    return Command("task.status", {"taskId": task_id, "status": text(status), **told})
+def status(task_id: str, status: str, message: Any) -> tuple[Command, bool]:
+    """Return the command, and whether something of it had to be left out."""
+    told, cut = _message(message)
+    return Command("task.status", {"taskId": task_id, "status": text(status), **told}), cut
 
 
 def output(task_id: str, name: str, content: dict[str, Any], producer: str, seq: int) -> Command:
@@ -312,10 +315,8 @@ def fail(task_id: str, error: Any) -> tuple[Command, bool]:
 
 
 def cancel(task_id: str, message: Any) -> tuple[Command, bool]:
-    if message is None:
-        return _end("task.cancel", task_id, {}, False)
-    value, cut = _short(message)
-    return _end("task.cancel", task_id, {"message": value}, cut)
+    told, cut = _message(message)
+    return _end("task.cancel", task_id, told, cut)
 
 
 def truncated(ending: Command) -> Command:
@@ -402,6 +403,13 @@ def _user(user_id: Any) -> str:
 def _short(value: Any) -> tuple[str, bool]:
     told = text(value)
     return told[:TEXT_LIMIT], len(told) > TEXT_LIMIT
+
+
+def _message(message: Any) -> tuple[dict[str, Any], bool]:
+    if message is None:
+        return {}, False
+    value, cut = _short(message)
+    return {"message": value}, cut
 
 
 def _text_or_none(value: Any) -> str | None:

@@ -29,6 +29,8 @@ class Reporter(Protocol):
     attempt: int | None
     #: whether the server has refused to make it
     refused: bool
+    #: whether something that was told of it had to be left out, which its end says
+    has_cut: bool
 
     def receive(self, command: Command, state: Any, error: Exception | None) -> None:
         """Take what the server said."""
@@ -98,12 +100,21 @@ class Entry:
         """Make it smaller, since it was too large; return whether it is, and what of it goes behind it instead."""
         less = None if self.command is None else smaller(self.command)
         self.command = less or self.command
+        if less is not None and self.reporter is not None:
+            self.reporter.has_cut = True
+            self._cut_the_end()
         return less is not None, None
 
     def given_up(self) -> bool:
         """Return whether it is given up where something before the server finds it too large: it is kept, and may pass
         later."""
         return False
+
+    def _cut_the_end(self) -> None:
+        """Have the end say that something is missing, where it waits already."""
+        for entry in self.lane.entries if self.lane is not None else ():
+            if entry.ends and entry.command is not None:
+                entry.command = truncated(entry.command)
 
     def report(self, command: Command) -> Command | None:
         """Take a progress up; return what was not, since this one has gone already. From any thread."""
@@ -196,12 +207,6 @@ class OutputEntry(Entry):
         self._writer.left_out(self.command)
         self._cut_the_end()
         return True
-
-    def _cut_the_end(self) -> None:
-        """Have the end say that something is missing, where it waits already."""
-        for entry in self.lane.entries if self.lane is not None else ():
-            if entry.ends and entry.command is not None:
-                entry.command = truncated(entry.command)
 
     @property
     def left_out(self) -> int:

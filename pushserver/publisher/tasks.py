@@ -37,6 +37,8 @@ class BaseTask:
         self.attempt: int | None = None
         #: whether the server has refused to make it: nothing that is said of it can arrive
         self.refused = False
+        #: whether something that was told of it had to be left out, which its end says
+        self.has_cut = False
         self._background = background
         self._lane = f"task:{self.task_id}"
         self._process = os.getpid()
@@ -80,11 +82,11 @@ class BaseTask:
         Also `message`, `eta` (seconds, or text), `details`. Of calls in quick succession the newest is sent. `force`
         lets the percentage go down.
         """
-        self._report(commands.progress(self.task_id, current, **options))
+        self._report(*commands.progress(self.task_id, current, **options))
 
     def steps(self, current: int, *, message: Any = None) -> None:
         """Say how many steps are done where nobody knows how many there are."""
-        self._report(commands.steps(self.task_id, current, message))
+        self._report(*commands.steps(self.task_id, current, message))
 
     def status(self, status: str, *, message: Any = None) -> None:
         """Set ``pending`` or ``running``."""
@@ -92,7 +94,9 @@ class BaseTask:
             return
         # What is reported later must not go before it.
         self._progress = None
-        self._background.put(Entry(self._lane, commands.status(self.task_id, status, message), reporter=self))
+        command, cut = commands.status(self.task_id, status, message)
+        self._warn(cut, command)
+        self._background.put(Entry(self._lane, command, reporter=self))
 
     def write(self, text: Any, name: str = MAIN) -> None:
         """Append text to an output. It is sent from the background, and what comes within 40 ms goes together.
@@ -195,9 +199,11 @@ class BaseTask:
 
     @property
     def _has_left_out(self) -> bool:
-        """Whether some of what was written will be missing in its outputs."""
-        return any(each.incomplete or each.lost for each in self._producers.values()) or any(
-            entry.is_incomplete for entry in self._unsent
+        """Whether some of what was told will be missing, in its state or its outputs."""
+        return (
+            self.has_cut
+            or any(each.incomplete or each.lost for each in self._producers.values())
+            or any(entry.is_incomplete for entry in self._unsent)
         )
 
     def _has_room(self) -> bool:
@@ -217,9 +223,10 @@ class BaseTask:
         self._unsent = [entry for entry in self._unsent if not entry.delivery.finished]
         return sum(entry.size for entry in self._unsent)
 
-    def _report(self, command: Command | None) -> None:
+    def _report(self, command: Command | None, cut: bool) -> None:
         if command is None or self._finished:
             return
+        self._warn(cut, command)
         if self._progress is not None:
             command = self._progress.report(command)
             if command is None:
@@ -261,6 +268,7 @@ class BaseTask:
 
     def _warn(self, cut: bool, command: Command) -> None:
         if cut:
+            self.has_cut = True
             self._background.log_left_out(command)
 
 

@@ -16,9 +16,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from secrets import token_hex
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, overload
 
 import msgspec
+from msgspec import UNSET
 from twisted.logger import Logger
 
 from pushserver.core import publication
@@ -30,7 +31,7 @@ from pushserver.core.inbox import INBOXES
 from pushserver.core.output import NewOutput, Producer
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
-from pushserver.core.task import NewTask, Progress, StatusChanged, TaskState
+from pushserver.core.task import NewTask, Progress, RepeatedTask, StatusChanged, TaskState
 from pushserver.core.throttle import Throttle, ThrottleRules
 from pushserver.core.tokens import Identity
 from pushserver.engine.interfaces import IdempotencyKey, OutputPage, OutputTaken, TaskEvent
@@ -78,6 +79,23 @@ def _id_of(key: str) -> str:
     """Return the id of a task that came without one, but with a key."""
     id = f"t-{key}"
     return id if is_id(id) else f"t-{blake2b(key.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}"
+
+
+@overload
+def _answer(new: NewTask, wanted: TaskState, kept: TaskState) -> TaskState: ...
+@overload
+def _answer(new: NewTask, wanted: TaskState, kept: TaskState | None) -> TaskState | None: ...
+def _answer(new: NewTask, wanted: TaskState, kept: TaskState | None) -> TaskState | None:
+    """Return the answer to a creation: the state that was wanted, where it was kept; else, of a repeat, the first's."""
+    if kept is None or kept is wanted:
+        return kept
+    same = (
+        kept.user_id == wanted.user_id
+        and kept.status == wanted.status
+        and (kept.title == wanted.title or (new.restart and new.title is None))
+        and (kept.details == wanted.details or (new.restart and new.details is UNSET))
+    )
+    return RepeatedTask.of(kept, conflict=not same)
 
 
 def _data(event: TaskEvent) -> msgspec.Raw:
@@ -189,7 +207,7 @@ class Tasks:
 
     async def create(self, new: NewTask, once: IdempotencyKey | None = None) -> TaskState:
         """Begin a task, or with ``restart`` another attempt of it. A repeat of its ``message_id`` begins nothing, and
-        returns what the first returned.
+        returns what the first returned, as a `RepeatedTask`.
 
         Raises `errors.Invalid`, and `errors.Conflict` where its id exists and is not to be, or cannot be, restarted.
         """
@@ -201,7 +219,7 @@ class Tasks:
         store = self._engine.tasks
         if not new.restart:
             first = progress.at_least(progress.create(new, self._clock.now()), store.lowest_version())
-            return await store.create(TaskEvent("task_created", first), once)
+            return _answer(new, first, await store.create(TaskEvent("task_created", first), once))
         for _ in range(ATTEMPTS):
             state = await self._begin_anew(new, once)
             if state is not None:
@@ -217,15 +235,15 @@ class Tasks:
             old = await store.get(first.task_id)
         except NotFound:
             try:
-                return await store.create(TaskEvent("task_created", first), once)
+                return _answer(new, first, await store.create(TaskEvent("task_created", first), once))
             except Conflict:
                 return None
         if once is not None and await store.done(first.task_id, once.key):
             # The rules do not hold for a repeat: what it began may have ended by now.
-            return await store.restart(TaskEvent("task_created", first), once)
+            return _answer(new, first, await store.restart(TaskEvent("task_created", first), once))
         try:
             begun = progress.at_least(progress.restart(old, new, now), lowest)
-            return await store.restart(TaskEvent("task_created", begun), once, old.version)
+            return _answer(new, begun, await store.restart(TaskEvent("task_created", begun), once, old.version))
         except NotFound:
             return None
 

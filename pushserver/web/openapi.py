@@ -18,7 +18,7 @@ from twisted.web.server import Request
 from pushserver import __version__
 from pushserver.config.changes import Changes
 from pushserver.core.restart import RestartState
-from pushserver.core.task import NewTask, Progress, TaskState
+from pushserver.core.task import NewTask, Progress, RepeatedTask, TaskState
 from pushserver.protocols.native import messages, server_messages
 from pushserver.server import backend_commands as commands
 from pushserver.web import parameters, results
@@ -121,7 +121,7 @@ OPERATIONS: Final[dict[tuple[str, str], ApiCall]] = {
         name="createTask",
         summary="Create a task of a user, or begin it anew",
         body=NewTask,
-        result=TaskState,
+        result=RepeatedTask,
         statuses=(200, 201),
         conflicts=True,
     ),

@@ -389,7 +389,13 @@ async def test_closing_ends_readers_and_requests(server: FakeServer) -> None:
 @in_asyncio
 async def test_a_client_is_opened_once_and_says_so(server: FakeServer) -> None:
     client = Client(server.url, token="user-42", options=QUICK)
-    for asking in (client.publish("news", 1), client.wait_closed(), anext(client.subscribe("news"))):
+    for asking in (
+        client.publish("news", 1),
+        client.mark_read([1]),
+        client.delete_from_inbox([1]),
+        client.wait_closed(),
+        anext(client.subscribe("news")),
+    ):
         with pytest.raises(NotOpened, match="open it first"):
             await asking
     welcome = await client.open()
@@ -529,6 +535,20 @@ async def test_a_wrong_address_is_said_after_the_token_function_has_answered(cap
     assert [record.message for record in caplog.records] == [
         "no connection to an address that is none: no token: OSError('away'); trying again"
     ]
+
+
+@in_asyncio
+async def test_an_address_of_something_else_is_said_at_once() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.0 404 Not Found\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as other:
+        port = other.sockets[0].getsockname()[1]
+        with pytest.raises(Disconnected, match="no push server is there"):
+            await Client(f"ws://127.0.0.1:{port}/ws", token="user-42", options=QUICK).open()
 
 
 @in_asyncio

@@ -798,6 +798,34 @@ def test_tasks_never_go_back_wherever_their_states_come_from() -> None:
     assert [p.type for p in [shell.core.take(shell.core.open_inbox(), shell.now)] if p] == ["task_completed"]
 
 
+def test_a_reader_of_a_task_that_ended_begins_with_what_the_server_says_now() -> None:
+    shell = Shell().start(tasks=[state(3)])
+    shell.push("user:42", state(4, "failed"), 1, type="task_failed")
+    one = shell.subscribe("task:t")
+    assert versions(shell, one) == []
+    shell.reply("subscription_success", {"results": {"task:t": {"task": state(5, "pending", attempt=2)}}})
+    shell.push("task:t", state(6, attempt=2), type="task_progress")
+    assert versions(shell, one) == [5, 6]
+
+
+def test_a_reader_of_a_task_that_ended_gets_its_end_where_nothing_followed() -> None:
+    shell = Shell().start(tasks=[state(3)])
+    shell.push("user:42", state(4, "failed"), 1, type="task_failed")
+    one = shell.subscribe("task:t", {"task": state(4, "failed")})
+    another = shell.subscribe("task:t")
+    assert (versions(shell, one), versions(shell, another)) == ([4], [4])
+
+
+def test_a_reader_of_a_task_that_the_server_forgot_gets_the_end_that_is_known() -> None:
+    shell = Shell().start(tasks=[state(3)])
+    shell.push("user:42", state(4, "failed"), 1, type="task_failed")
+    one = shell.subscribe("task:t")
+    rejected = {"task:t": {"code": "NOT_FOUND", "message": "no such task"}}
+    shell.reply("subscription_success", {"results": {}, "rejected": rejected})
+    assert versions(shell, one) == [4]
+    assert isinstance(one.ended, SubscriptionEnded)
+
+
 def test_a_slow_reader_of_tasks_sees_the_newest_of_each() -> None:
     shell = Shell(max_pending=3).start()
     every = shell.core.open_tasks()

@@ -142,9 +142,12 @@ async def test_a_repeat_changes_nothing_and_answers_the_same(nodes: Nodes) -> No
     node = await nodes.start()
     first = state(nodes)
     assert await node.tasks.done("t", "k1") is False
-    assert await node.tasks.create(created(first), IdempotencyKey("k1")) == first
+    assert await node.tasks.create(created(first), IdempotencyKey("k1")) is first
     assert await node.tasks.done("t", "k1") is True
     assert await node.tasks.create(created(state(nodes, user_id="8")), IdempotencyKey("k1")) == first
+    repeated = await node.tasks.create(created(first), IdempotencyKey("k1"))
+    assert repeated == first
+    assert repeated is not first
     second = running(first)
     assert await node.tasks.replace(second, None, IdempotencyKey("k2")) is True
     assert await node.tasks.replace(second, None, IdempotencyKey("k2")) is True
@@ -317,10 +320,12 @@ async def test_a_repeat_of_a_restart_begins_nothing(nodes: Nodes) -> None:
     first = await node.tasks.create(created(state(nodes)), None)
     event = restarted(first, nodes)
     key = IdempotencyKey("again")
-    assert await node.tasks.restart(event, key) == event.state
+    assert await node.tasks.restart(event, key) is event.state
     assert await node.tasks.done("t", "again")
     assert await node.tasks.replace(running(event.state), None, None)
-    assert await node.tasks.restart(restarted(running(event.state).state, nodes), key) == event.state
+    repeated = await node.tasks.restart(restarted(running(event.state).state, nodes), key)
+    assert repeated == event.state
+    assert repeated is not event.state
     assert (await node.tasks.get("t")).attempt == 2
 
 

@@ -17,13 +17,13 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from pushserver.publisher import Publisher, PublishRefused
+from pushserver.publisher import Publisher, PublishRefused, Task
 from pushserver.testing.server import PushServer
 from tests.certificates import certificates
 from tests.engine.redis.servers import RedisServer
@@ -179,6 +179,31 @@ def test_an_end_arrives_whatever_its_result(
         assert state["result"] == expected
     said = ["task.complete holds what cannot be sent, or too much of it, which was left out: send where it is stored"]
     assert lines(caplog) == said * truncated
+
+
+TOLD: dict[str, Callable[[Task], object]] = {
+    "a long message": lambda task: task.progress(10, message="x" * 5_000),
+    "details of progress": lambda task: task.progress(10, details=cycle()),
+    "a long message of steps": lambda task: task.steps(1, message="x" * 5_000),
+    "a long message of a status": lambda task: task.status("running", message="x" * 5_000),
+    "an item": lambda task: task.emit(cycle()),
+}
+
+
+@pytest.mark.parametrize("what", ["a long title", "details", *TOLD])
+def test_an_end_says_what_was_left_out_before_it(
+    server: PushServer, job: str, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    begun: dict[str, Any] = {"a long title": {"title": "x" * 5_000}, "details": {"details": cycle()}}.get(what, {})
+    with server.publisher(**PATIENT) as publisher:
+        task = publisher.task(job, task_id=job, **begun)
+        if what in TOLD:
+            TOLD[what](task)
+        assert task.complete(1) is True
+    state = state_of(server, job)
+    assert (state["status"], state["result"], state["truncated"]) == ("completed", 1, True)
+    (line,) = lines(caplog)
+    assert line.endswith(" holds what cannot be sent, or too much of it, which was left out: send where it is stored")
 
 
 # What stands in the server's place

@@ -52,7 +52,8 @@ def test_one_user_or_many_by_any_kind_of_id() -> None:
     ],
 )  # fmt: skip
 def test_progress_tells_what_it_can(given: dict[str, Any], expected: dict[str, Any] | None) -> None:
-    command = commands.progress("t", given.pop("current", None), **given)
+    command, cut = commands.progress("t", given.pop("current", None), **given)
+    assert cut == (len(given.get("message", "")) > TEXT_LIMIT)
     assert (None if command is None else command.params) == (None if expected is None else {"taskId": "t", **expected})
 
 

@@ -13,6 +13,7 @@ from pushserver.publisher.outbox import CommandQueue, Entry
 
 class Reporter:
     refused = False
+    has_cut = False
 
     """A task on paper."""
 
@@ -113,6 +114,17 @@ def test_the_attempt_goes_with_each_report_but_the_creation() -> None:
     assert Entry("t", Command("task.create", {}), reporter=task).stamped().params == {}
     assert Entry("t", Command("task.complete", {}), reporter=task).stamped().params == {"attempt": 3}
     assert Entry("t", Command("publish", {})).stamped().params == {}
+
+
+def test_what_is_made_smaller_is_told_by_the_end_that_waits_or_comes() -> None:
+    outbox, task = CommandQueue(1.0), Reporter()
+    created = Entry("t", Command("task.create", {"taskId": "t", "details": "x" * 100_000}), reporter=task)
+    ending = Entry("t", Command("task.complete", {"taskId": "t"}), reporter=task, ends=True)
+    outbox.add(created)
+    outbox.add(ending)
+    assert created.reduced() == (True, None)
+    assert task.has_cut
+    assert ending.command == Command("task.complete", {"taskId": "t", "truncated": True})
 
 
 def test_an_abandoned_lane_leaves_nothing() -> None:

@@ -468,15 +468,25 @@ def test_a_repeat_of_a_tasks_message_id_begins_nothing(server: Process) -> None:
     asked = {"userId": "k1", "taskId": "k-1", "messageId": "begin once"}
     first = post(server, "/api/tasks", asked, 201)
     post(server, "/api/tasks/k-1/progress", {"percentage": 40})
-    assert post(server, "/api/tasks", asked, 201) == first
+    assert "duplicate" not in first
+    assert post(server, "/api/tasks", asked, 201) == first | {"duplicate": True}
+    for other in ({"title": "Another"}, {"details": None}, {"status": "running"}, {"userId": "k2"}):
+        assert post(server, "/api/tasks", asked | other, 201) == first | {"duplicate": True, "conflict": True}
     restart = asked | {"restart": True, "messageId": "begin again"}
     again = post(server, "/api/tasks", restart, 200)
     assert again["attempt"] == 2
     post(server, "/api/tasks/k-1/complete", {})
-    assert post(server, "/api/tasks", restart, 200) == again
+    assert post(server, "/api/tasks", restart, 200) == again | {"duplicate": True}
+    other = restart | {"title": "Another"}
+    assert post(server, "/api/tasks", other, 200) == again | {"duplicate": True, "conflict": True}
+    titled = restart | {"taskId": "k-2", "title": "Titled", "details": [1]}
+    post(server, "/api/tasks", titled | {"messageId": "begin with a title"}, 201)
+    anew = {key: value for key, value in titled.items() if key not in {"title", "details"}}
+    first = post(server, "/api/tasks", anew, 200)
+    assert post(server, "/api/tasks", anew, 200) == first | {"duplicate": True}
     assert server.api("GET", "/api/tasks/k-1").body["attempt"] == 2
     made = [post(server, "/api/tasks", {"userId": "k1", "messageId": "x" * 200}, 201) for _ in range(2)]
-    assert made[0] == made[1]
+    assert made[0] | {"duplicate": True} == made[1]
     failed(server.api("POST", "/api/tasks", asked | {"messageId": ""}), 400, "INVALID_MESSAGE")
     failed(server.api("POST", "/api/tasks", asked | {"messageId": "x" * 201}), 400, "INVALID_MESSAGE")
 
