@@ -421,6 +421,9 @@ def _event_types(value: Any) -> tuple[str, ...]:
 def _webhook_url(value: Any) -> str:
     if not _http_url(value):
         raise InvalidValue
+    if not (value.isascii() and value.isprintable()) or " " in value:
+        # What is sent in a request's first line and as its host.
+        raise InvalidValue("an address has visible ASCII characters only: a host as xn--…, other characters as %…")
     return str(value)
 
 

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -71,6 +72,17 @@ def headers(event_id: str, body: bytes, seconds: int, secrets: Iterable[bytes]) 
         "webhook-timestamp": str(seconds),
         "webhook-signature": " ".join(f"v1,{signature}" for signature in signatures),
     }
+
+
+def split_credentials(url: str) -> tuple[str, str | None]:
+    """Return a URL without its user and password, and the ``Authorization`` that these stand for (RFC 7617), if any."""
+    parts = urlsplit(url)
+    credentials, has_credentials, host = parts.netloc.rpartition("@")
+    if not has_credentials:
+        return url, None
+    user, _, password = credentials.partition(":")
+    pair = f"{unquote(user)}:{unquote(password)}".encode()
+    return parts._replace(netloc=host).geturl(), f"Basic {base64.b64encode(pair).decode()}"
 
 
 def delay(failures: int, retry_after: int | None, chance: float) -> int:

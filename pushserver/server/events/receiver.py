@@ -191,6 +191,7 @@ class Receiver:
                 late.cancel()
 
     async def _request(self, webhook: Webhook, event_id: str, body: bytes, attempt: _Attempt) -> AttemptResult:
+        url, authorization = webhooks.split_credentials(webhook.url)
         headers = Headers(
             {
                 "content-type": ["application/json"],
@@ -203,9 +204,11 @@ class Receiver:
                 },
             }
         )
+        if authorization is not None:
+            headers.addRawHeader("authorization", authorization)
         self._pool.attempt = attempt
         try:
-            requesting = self._agent.request(b"POST", webhook.url.encode("ascii"), headers, _Body(body))
+            requesting = self._agent.request(b"POST", url.encode("ascii"), headers, _Body(body))
         finally:
             self._pool.attempt = None
         try:

@@ -133,6 +133,22 @@ async def test_a_request_is_the_event_signed(place: ListeningReceiver) -> None:
     assert Verifier("whsec_" + base64.b64encode(KEY).decode()).verify(body, sent)["type"] == "user.online"
 
 
+@pytest.mark.parametrize(
+    ("before_host", "credentials"),
+    [("me:secret@", "me:secret"), ("me@", "me:"), ("m%40e:a%3Ab%2F%C3%BC@", "m@e:a:b/ü")],
+)
+async def test_a_user_and_a_password_of_the_url_are_shown_to_the_receiver_alone(
+    place: ListeningReceiver, before_host: str, credentials: str
+) -> None:
+    host = f"127.0.0.1:{place.port.getHost().port}"
+    assert await place.post(f"http://{before_host}{host}/hook?x=1") == AttemptResult(200)
+    first, *lines = place.listening.peers[0].received.partition(b"\r\n\r\n")[0].decode().split("\r\n")
+    assert first == "POST /hook?x=1 HTTP/1.1"
+    sent = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+    assert sent["host"] == host
+    assert sent["authorization"] == "Basic " + base64.b64encode(credentials.encode()).decode()
+
+
 async def test_a_connection_is_kept_for_the_next_event(place: ListeningReceiver) -> None:
     for _ in range(3):
         assert (await place.post()).taken
