@@ -114,8 +114,10 @@ async def test_a_wrong_acknowledgement_changes_nothing(nodes: Nodes) -> None:
     with pytest.raises(errors.Invalid):
         await node.inbox.acknowledge("7", 2**70, published.epoch)
     assert (await node.inbox.state("7")).acked == 0
-    with pytest.raises(errors.Conflict):
-        await node.inbox.acknowledge("unknown", 0, "another")
+    for epoch in ("another", ""):
+        for user in ("7", "unknown"):
+            with pytest.raises(errors.Conflict):
+                await node.inbox.acknowledge(user, 0, epoch)
 
 
 async def test_two_devices_read_from_where_each_is(nodes: Nodes) -> None:
@@ -459,10 +461,12 @@ async def test_a_wrong_choice_changes_nothing(nodes: Nodes, call: str) -> None:
 
     with pytest.raises(errors.Conflict):
         await choose(Selection("another", (1,)))
-    with pytest.raises(errors.Conflict):
-        await choose(Selection("another", (), 0))
-    with pytest.raises(errors.Conflict):
-        await choose(Selection("another", (1,)), "unknown")
+    for epoch in ("another", ""):
+        for user in ("7", "unknown"):
+            with pytest.raises(errors.Conflict):
+                await choose(Selection(epoch, (), 0), user)
+            with pytest.raises(errors.Conflict):
+                await choose(Selection(epoch, (1,)), user)
     for beyond in (3, 2**53, 2**63 - 1):
         with pytest.raises(errors.Invalid):
             await choose(Selection(published.epoch, (), beyond))

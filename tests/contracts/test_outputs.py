@@ -80,6 +80,16 @@ async def test_what_is_appended_is_read_from_every_position(nodes: Nodes) -> Non
             await read(other, Position(inside, epoch))
 
 
+@pytest.mark.parametrize("given", ["", "=", "*", "another"])
+async def test_a_position_of_no_epoch_of_its_own_begins_anew(nodes: Nodes, given: str) -> None:
+    node = await nodes.start()
+    await begun(nodes, node)
+    await append(node, text("one two"))
+    for at in (0, 4, 7, 8):
+        page = await read(node, Position(at, given))
+        assert (page.body, page.after, page.reset) == (b"one two", 0, True)
+
+
 async def test_items_are_counted_and_come_back_whole(nodes: Nodes) -> None:
     node = await nodes.start()
     await begun(nodes, node)

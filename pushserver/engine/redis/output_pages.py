@@ -23,15 +23,15 @@ class OutputPages:
         self._commands = commands
         self._names = names
 
-    async def page(self, channel: str, after: int | None, epoch: str, max_bytes: int) -> tuple[OutputPage, int]:
-        """Return what is kept after a position of an epoch ("": of whichever it is), as `IOutputs.read`, and the newest
-        position."""
+    async def page(self, channel: str, after: int | None, epoch: str | None, max_bytes: int) -> tuple[OutputPage, int]:
+        """Return what is kept after a position of an epoch (None: of whichever it is), as `IOutputs.read`, and the
+        newest position."""
         _, task_id = output.parts_of(channel)
         reply = await self._commands.run_in_epoch(
             "output_read",
             [self._names.task(task_id), *self._names.output(channel)],
             "" if after is None else min(after, BEYOND),
-            epoch,
+            "" if epoch is None else f"={epoch}",
             max_bytes,
         )
         if reply[0] == b"unknown":
@@ -55,7 +55,7 @@ class OutputPages:
         """Return what lies after an offset, as `pages.Pages.between`: the end counts as one
         more."""
         try:
-            page, _ = await self.page(channel, after, "", PAGE_BYTES)
+            page, _ = await self.page(channel, after, None, PAGE_BYTES)
         except errors.NotFound:
             return Between([], Position(0, "-"), False, True)
         closes = page.closed and not page.more and page.kind is not None

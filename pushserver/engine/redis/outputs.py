@@ -164,7 +164,7 @@ class RedisOutputs:
         return Deferred.fromCoroutine(self._read(output.channel_of(name, task_id), since, max_bytes))
 
     async def _read(self, channel: str, since: Position | None, max_bytes: int) -> OutputPage:
-        after, epoch = (None, "") if since is None else (since.offset, since.epoch)
+        after, epoch = (None, None) if since is None else (since.offset, since.epoch)
         page, newest = await self._pages.page(channel, after, epoch, max_bytes)
         if page.kind is not None:
             # Of an end that a node of an older version made nobody else tells.

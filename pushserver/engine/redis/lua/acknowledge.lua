@@ -1,7 +1,7 @@
 -- KEYS[2]: inbox    ARGV: 3 offset, 4 epoch, 5 to 7 the inbox' ttls
 local box = open(KEYS[2], now)
 local offset = tonumber(ARGV[3])
-if ARGV[4] ~= full(box.epoch) and (offset > 0 or ARGV[4] ~= previous(KEYS[2], box.epoch)) then
+if not is_epoch(ARGV[4], KEYS[2], box.epoch, offset <= 0) then
   return {'conflict'}
 end
 if offset > box.offset then

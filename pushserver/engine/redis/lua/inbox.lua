@@ -406,3 +406,8 @@ local function append(box, body, class, ttl, collapse, rules, now)
   make_room(box, class, rules)
   return replaced
 end
+
+-- Whether somebody's epoch is a name's: the one of now, or, for position 0, the one of the period before.
+local function is_epoch(given, key, epoch, at_zero)
+  return given == full(epoch) or at_zero and given ~= '' and given == previous(key, epoch)
+end

@@ -6,7 +6,7 @@
 -- Returns how many were changed, how many are unread of each class then, and what the nodes are told, or ''.
 local box = open(KEYS[2], now)
 local bound = tonumber(ARGV[5])
-if ARGV[4] ~= full(box.epoch) and (bound ~= 0 or ARGV[4] ~= previous(KEYS[2], box.epoch)) then
+if not is_epoch(ARGV[4], KEYS[2], box.epoch, bound == 0) then
   return {'conflict'}
 end
 if bound and bound > box.offset then

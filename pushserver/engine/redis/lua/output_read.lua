@@ -1,5 +1,6 @@
 -- KEYS: 2 task, 3 output, 4 its pieces
--- ARGV: 3 the position to read on from ('': from the first that is kept), 4 its epoch ('': whichever it is), 5 how many bytes
+-- ARGV: 3 the position to read on from ('': from the first that is kept), 4 its epoch behind '=' ('': whichever it is),
+--       5 how many bytes
 -- Returns epoch, kind, start, the newest position, whether nothing follows it, the position that the rest begins at, whether
 -- some before it is gone, whether the position asked from is of another life or beyond the newest, and bytes: a few more
 -- than were asked for where there are as many, or one item.
@@ -15,7 +16,7 @@ if not after then
   after = out.start
 elseif ARGV[4] == '' then
   after = math.min(after, out.offset)
-elseif ARGV[4] ~= full(out.epoch) or after > out.offset then
+elseif ARGV[4] ~= '=' .. full(out.epoch) or after > out.offset then
   after, reset = out.start, 1
 end
 if after < out.start then
