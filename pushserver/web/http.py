@@ -367,11 +367,9 @@ class PushChannel(HTTPChannel):
             self._handlingRequest = True
             self.setRawMode()
             self._resumes = self.callLater(0, self._next)
-        elif self._half_closed:
-            self.loseConnection()
-            self._end_of_answers()
         else:
             self.setTimeout(self._idle_time)
+            self._end_if_half_closed()
 
     def _next(self) -> None:
         self._resumes = None
@@ -387,6 +385,7 @@ class PushChannel(HTTPChannel):
         self.setTimeout(self._idle_time)
         self._networkProducer.resumeProducing()
         self.setLineMode(data)
+        self._end_if_half_closed()
 
     def resumeProducing(self) -> None:
         super().resumeProducing()
@@ -400,13 +399,17 @@ class PushChannel(HTTPChannel):
     def readConnectionLost(self) -> None:
         """The client will send no more, and may still read (RFC 9112 section 9.6)."""
         self._half_closed = True
-        if self._requestProducer is not None or not self.requests or not self._handlingRequest:
-            # A stream has nobody to go on for; nothing, or half a request, has no answer.
-            if self.requests:
-                self.transport.abortConnection()
-            else:
-                self.loseConnection()
-                self._end_of_answers()
+        if self._requestProducer is not None:
+            # A stream has nobody to go on for.
+            self.transport.abortConnection()
+        else:
+            self._end_if_half_closed()
+
+    def _end_if_half_closed(self) -> None:
+        """End once nothing that came waits for its answer: half a request has none."""
+        if self._half_closed and self._waits is None and not self._handlingRequest and not self._ended:
+            self.loseConnection()
+            self._end_of_answers()
 
     def writeConnectionLost(self) -> None:
         pass
