@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IProtocol, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from pushserver.web.tls_transport import is_secure, shakes_hands
 
@@ -18,8 +19,9 @@ LINGER: Final = 5
 MOST: Final = 16 << 20
 
 
+@implementer(IHalfCloseableProtocol)
 class Farewell(Protocol):
-    """A connection that was answered for the last time."""
+    """A connection that was answered for the last time. Who will send no more may still read its answer."""
 
     transport: Any
 
@@ -41,6 +43,13 @@ class Farewell(Protocol):
         self._read += len(data)
         if self._read > MOST:
             self.transport.abortConnection()
+
+    def readConnectionLost(self) -> None:
+        # Once what waits has left: nothing is to come any more.
+        self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        pass
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         alarm, self._alarm = self._alarm, None

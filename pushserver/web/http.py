@@ -30,6 +30,9 @@ from pushserver.web.port import MAX_HEAD, answer, check_hosts, origin_form
 REQUEST_TIMEOUT: Final = 30
 #: Seconds in which a client takes the last answer of its connection.
 ANSWER_TIMEOUT: Final = 60
+#: Chunks that a body may have beside one for each so many octets: each costs as much to read as many octets do.
+MAX_CHUNKS: Final = 1_000
+OCTETS_OF_A_CHUNK: Final = 32
 #: Digits of a Content-Length: Python reads no number of thousands of them.
 MAX_DIGITS: Final = 20
 
@@ -161,6 +164,8 @@ class BoundedRequest(Request):
     _deadline: IDelayedCall | None = None
     _left = 0
     _held = 0
+    #: pieces of the body that came in one read with another one
+    _pieces = 0
     _counted = False
 
     def __init__(self, channel: Any, *args: Any, **named: Any) -> None:
@@ -181,18 +186,25 @@ class BoundedRequest(Request):
         except Refusal as refusal:
             self.refuse(refusal.status, refusal.problem, refusal.extra)
 
+    def begin_read(self) -> None:
+        """More of the body has come: a piece for itself is no chunk too many, however slowly a client sends."""
+        self._pieces = max(self._pieces - 1, 0)
+
     def handleContentChunk(self, data: bytes) -> None:
         channel: Any = self.channel
         if channel is None:
             return
         self._left -= len(data)
+        self._pieces += 1
         if self._left < 0:
-            self.refuse(413, too_large().problem)
-        elif not channel.site.context.limits.bodies.take(len(data)):
-            self.refuse(503, Refused("too much is being received", Code.UNAVAILABLE, retry_after=1000))
-        else:
-            self._held += len(data)
-            super().handleContentChunk(data)
+            raise too_large()
+        if self._pieces > MAX_CHUNKS + self._held // OCTETS_OF_A_CHUNK:
+            text = f"a body has at most {MAX_CHUNKS} chunks, and one more for each {OCTETS_OF_A_CHUNK} bytes"
+            raise Refusal(400, Invalid(text))
+        if not channel.site.context.limits.bodies.take(len(data)):
+            raise Refusal(503, Refused("too much is being received", Code.UNAVAILABLE, retry_after=1000))
+        self._held += len(data)
+        super().handleContentChunk(data)
 
     def refuse(self, status: int, problem: PushError, extra: str = "") -> None:
         """Answer before the rest has come, and hang up: whatever follows belongs to a request that is not taken."""
@@ -316,7 +328,16 @@ class PushChannel(HTTPChannel):
 
     def rawDataReceived(self, data: bytes) -> None:
         if not self._ended:
-            super().rawDataReceived(data)
+            if self._handlingRequest:
+                super().rawDataReceived(data)
+                return
+            request = self.requests[-1]
+            request.begin_read()
+            try:
+                super().rawDataReceived(data)
+            except Refusal as refusal:
+                # What is left of this read is not looked at either.
+                request.refuse(refusal.status, refusal.problem, refusal.extra)
 
     def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
         too_long = len(data) > MAX_DIGITS and header.lower() == b"content-length"
@@ -367,11 +388,9 @@ class PushChannel(HTTPChannel):
             self._handlingRequest = True
             self.setRawMode()
             self._resumes = self.callLater(0, self._next)
-        elif self._half_closed:
-            self.loseConnection()
-            self._end_of_answers()
         else:
             self.setTimeout(self._idle_time)
+            self._end_if_half_closed()
 
     def _next(self) -> None:
         self._resumes = None
@@ -387,6 +406,7 @@ class PushChannel(HTTPChannel):
         self.setTimeout(self._idle_time)
         self._networkProducer.resumeProducing()
         self.setLineMode(data)
+        self._end_if_half_closed()
 
     def resumeProducing(self) -> None:
         super().resumeProducing()
@@ -400,13 +420,17 @@ class PushChannel(HTTPChannel):
     def readConnectionLost(self) -> None:
         """The client will send no more, and may still read (RFC 9112 section 9.6)."""
         self._half_closed = True
-        if self._requestProducer is not None or not self.requests or not self._handlingRequest:
-            # A stream has nobody to go on for; nothing, or half a request, has no answer.
-            if self.requests:
-                self.transport.abortConnection()
-            else:
-                self.loseConnection()
-                self._end_of_answers()
+        if self._requestProducer is not None:
+            # A stream has nobody to go on for.
+            self.transport.abortConnection()
+        else:
+            self._end_if_half_closed()
+
+    def _end_if_half_closed(self) -> None:
+        """End once nothing that came waits for its answer: half a request has none."""
+        if self._half_closed and self._waits is None and not self._handlingRequest and not self._ended:
+            self.loseConnection()
+            self._end_of_answers()
 
     def writeConnectionLost(self) -> None:
         pass

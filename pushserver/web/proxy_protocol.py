@@ -10,8 +10,12 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import Any, Final
 
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.protocols.haproxy._info import ProxyInfo
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper, HAProxyWrappingFactory
+from twisted.python.failure import Failure
+from zope.interface import implementer
 
 _SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 #: Octets of a header of version 1, its line end included, and those of version 2 before its variable part.
@@ -43,6 +47,7 @@ def _check(source: Any) -> None:
             raise ValueError("no port")
 
 
+@implementer(IHalfCloseableProtocol)
 class ProxyProtocol(HAProxyProtocolWrapper):
     """One connection, whose first octets are the header."""
 
@@ -76,6 +81,21 @@ class ProxyProtocol(HAProxyProtocolWrapper):
         except ValueError:
             self._proxyInfo = None
             self.abortConnection()
+
+    def readConnectionLost(self) -> None:
+        """Told to what is behind the header, which may have an answer to give; a protocol that does not care ends."""
+        half: Any = IHalfCloseableProtocol(self.wrappedProtocol, None)
+        if half is not None:
+            half.readConnectionLost()
+        else:
+            # As the transport does where nothing stands between.
+            transport: Any = self.transport
+            transport.connectionLost(Failure(ConnectionDone()))
+
+    def writeConnectionLost(self) -> None:
+        half: Any = IHalfCloseableProtocol(self.wrappedProtocol, None)
+        if half is not None:
+            half.writeConnectionLost()
 
     def abortConnection(self) -> None:
         transport: Any = self.transport

@@ -630,6 +630,37 @@ async def test_a_body_that_is_too_large_is_answered_while_it_is_sent(tmp_path: P
         await inside.empty()
 
 
+@pytest.mark.parametrize(("size", "status"), [(1, 400), (8, 400), (40, 200), (4_000, 200)])
+async def test_a_body_of_many_small_chunks_holds_nobody_up(tmp_path: Path, size: int, status: int) -> None:
+    def talk(client: RawSocket) -> None:
+        body = b'{"channel": "public:a", "data": "%b"}' % (b"x" * 50_000)
+        chunks = b"".join(b"%x\r\n%b\r\n" % (len(each), each) for each in parts(body, size))
+        client.request("POST", "/api/publish", chunks + b"0\r\n\r\n", [KEY, ("Transfer-Encoding", "chunked")])
+        answer = client.response()
+        assert answer.status == status
+        if status == 400:
+            assert "1000 chunks" in answer.json["error"]["message"]
+            assert client.ended()
+
+    def dribble(client: RawSocket) -> None:
+        # In as many pieces, but each in a read of its own, as a slow client sends it.
+        body = b'{"channel": "public:a", "data": "%b"}' % (b"x" * 3_000)
+        client.request("POST", "/api/publish", headers=[KEY, ("Content-Length", str(len(body)))])
+        for at in range(len(body)):
+            client.send(body[at : at + 1])
+        assert client.response().status == 200
+
+    async with running(tmp_path, server=ServerSection(max_body_size=1_000_000)) as inside:
+        await drive(inside, talk)
+        await drive(inside, dribble)
+        await inside.empty()
+        assert inside.service._doors.context.limits.bodies.held == 0
+
+
+def parts(octets: bytes, size: int) -> list[bytes]:
+    return [octets[at : at + size] for at in range(0, len(octets), size)]
+
+
 async def test_a_body_that_is_announced_too_large_is_not_asked_for(tmp_path: Path) -> None:
     def talk(client: RawSocket) -> None:
         headers = [KEY, ("Content-Length", "9000000"), ("Expect", "100-continue")]
