@@ -64,7 +64,7 @@ IMPURE = {
 }  # fmt: skip
 
 #: What of these only makes values.
-PURE = {"sys.intern"}
+PURE = {"sys.intern", "urllib.parse.unquote", "urllib.parse.urlsplit"}
 
 #: Importing it chooses the reactor, which is twistd's to choose: only inside functions.
 REACTOR = "twisted.internet.reactor"
