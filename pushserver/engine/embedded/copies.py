@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from contextlib import closing, contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from pushserver.core.errors import ConfigError
 
-from .database import FILE, StoreInUse, hold, vacuum
+from .database import FILE, LOCK, StoreInUse, hold, vacuum
 from .marks import new_mark
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ __all__ = ["BEFORE", "FILE", "StoreInUse", "back_up", "compact", "move_epochs", 
 #: What a store that was there before is called after another one took its place.
 BEFORE: Final = f"{FILE}.before"
 _NEW: Final = f"{FILE}.new"
+#: The files of a store that a server may have open.
+_STORE_FILES: Final = (FILE, f"{FILE}-wal", f"{FILE}-shm", f"{FILE}-journal", LOCK)
 #: What every SQLite file begins with.
 _MAGIC: Final = b"SQLite format 3\0"
 #: The version from which on a store has a mark.
@@ -39,10 +42,12 @@ def _newest_version() -> int:
 def back_up(directory: Path, target: Path) -> int:
     """Copy the store of a directory into one file, whether a server uses it or not; return the copy's size, bytes.
 
-    The file appears whole or not at all, in the place of an earlier one. Raises `ConfigError` with one line.
+    The file appears whole or not at all, in the place of an earlier copy or an empty file. Raises `ConfigError` with
+    one line, with nothing changed, also where anything else is there: the store itself, above all.
     """
     source = directory / FILE
     version = _check(source)
+    _check_target(directory, target)
     unfinished = target.with_name(f"{target.name}.new")
     try:
         unfinished.unlink(missing_ok=True)
@@ -147,6 +152,9 @@ def _check(path: Path) -> int:
     """Return the version of a store, or of a copy of one, that this version can read whole. Raises `ConfigError`."""
     newest = _newest_version()
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            # Whoever opens a pipe waits for its other end.
+            raise ConfigError(f"{path}: expected a copy of a store: it is a directory, a pipe or a device")
         with path.open("rb") as file:
             head = file.read(100)
         if not head.startswith(_MAGIC):
@@ -170,6 +178,26 @@ def _check(path: Path) -> int:
     if verdict != "ok":
         raise ConfigError(f"{path}: expected a sound copy of a store: {' '.join(str(verdict).split())}")
     return int(version)
+
+
+def _check_target(directory: Path, target: Path) -> None:
+    """Raise `ConfigError` where a copy would take the place of what is none."""
+    wanted = f"{target}: expected a new file, or an earlier copy"
+    if not target.exists():
+        # A link that leads nowhere is replaced.
+        return
+    if not target.is_file():
+        raise ConfigError(f"{wanted}: it is a directory, a pipe or a device")
+    # SQLite's own files beside the store may be empty, and are in use.
+    if any(used.exists() and used.samefile(target) for used in (directory / name for name in _STORE_FILES)):
+        raise ConfigError(f"{wanted}: it is the store's own")
+    try:
+        with target.open("rb") as file:
+            head = file.read(len(_MAGIC))
+    except OSError as error:
+        raise ConfigError(f"{target}: expected a file that can be written: {_why(error)}") from None
+    if head and head != _MAGIC:
+        raise ConfigError(f"{wanted}: it is of another format")
 
 
 def _mark_of(path: Path, version: int) -> str | None:

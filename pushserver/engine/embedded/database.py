@@ -162,6 +162,8 @@ class Database:
                 missing = sqlite3.DatabaseError(f"{FILE} is not the store that was opened")
                 missing.sqlite_errorcode = sqlite3.SQLITE_NOTADB
                 raise missing
+            if version == 0 and connection.execute("SELECT 1 FROM sqlite_schema").fetchone() is not None:
+                raise self._unusable(f"expected {FILE} to be a store", "it is another database")
             # Without an effect on a file that has pages already.
             connection.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
             connection.execute("PRAGMA journal_mode = WAL").fetchone()

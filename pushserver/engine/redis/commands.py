@@ -157,8 +157,7 @@ class RedisCommands:
         info = parse_info(await self._ask(protocol, "INFO", "server"))
         memory = parse_info(await self._ask(protocol, "INFO", "memory"))
         self._note_memory(memory)
-        policy = memory.get("maxmemory_policy", "noeviction")
-        self.evicts = policy if policy != "noeviction" else ""
+        self.evicts = policy = _policy(memory)
         if self.evicts and not self._allow_eviction and not self.commands.proven:
             raise Misconfigured(
                 f"Redis may evict what it keeps (maxmemory-policy {policy}): noeviction is needed there,"
@@ -208,8 +207,12 @@ class RedisCommands:
         return hmac.digest(self._secret, f"purpose:{purpose}".encode(), "sha256")
 
     async def measure(self) -> None:
-        """Note how much memory Redis takes. Fails with `Unavailable`."""
-        self._note_memory(parse_info(await self.call("INFO", "memory")))
+        """Note how much memory Redis takes, and whether it may evict by now. Fails with `Unavailable`."""
+        memory = parse_info(await self.call("INFO", "memory"))
+        self._note_memory(memory)
+        if _policy(memory) != self.evicts and self.commands.protocol is not None:
+            # The scripts of every node go by what the data says of it.
+            await self._attach_again(self.commands.protocol)
 
     def _note_memory(self, memory: dict[str, str]) -> None:
         place = int(memory.get("maxmemory", "0"))
@@ -385,6 +388,12 @@ class RedisCommands:
             self._wait()
 
         Deferred.fromCoroutine(wait()).addBoth(done)
+
+
+def _policy(memory: dict[str, str]) -> str:
+    """Return the policy by which Redis may evict what it keeps; empty where it does not."""
+    policy = memory.get("maxmemory_policy", "noeviction")
+    return "" if policy == "noeviction" else policy
 
 
 def _token() -> str:

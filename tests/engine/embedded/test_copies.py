@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -120,8 +121,9 @@ def damaged(file: Path) -> None:
         (lambda file: file.write_text(""), "another format"),
         (lambda file: file.unlink(), "no such file"),
         (lambda file: (file.unlink(), file.mkdir()), "directory"),
+        (lambda file: (file.unlink(), os.mkfifo(file)), "a pipe"),
     ],
-    ids=["truncated", "cut short", "newer", "foreign", "damaged", "text", "empty", "missing", "directory"],
+    ids=["truncated", "cut short", "newer", "foreign", "damaged", "text", "empty", "missing", "directory", "pipe"],
 )
 def test_what_is_no_sound_copy_changes_nothing(tmp_path: Path, spoil: Callable[[Path], object], said: str) -> None:
     state, file = tmp_path / "state", tmp_path / "copy"
@@ -150,6 +152,42 @@ def test_a_copy_that_cannot_be_written_leaves_the_last_one(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="no such file"):
         back_up(tmp_path / "none", tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (FILE, "the store's own"),
+        (f"{FILE}-wal", "the store's own"),
+        ("pushserver.lock", "the store's own"),
+        ("link", "the store's own"),
+        ("api_key", "another format"),
+        ("pipe", "a pipe"),
+    ],
+)
+def test_a_copy_takes_the_place_of_an_earlier_copy_alone(tmp_path: Path, name: str, said: str) -> None:
+    state = tmp_path / "state"
+    opened = OpenStore(state)
+    append(opened, 3)
+    (state / "link").symlink_to(state / FILE)
+    (state / "api_key").write_text("kept")
+    os.mkfifo(state / "pipe")
+    # Whoever reads a store notes that in SQLite's index.
+    index = f"{FILE}-shm"
+    before = content(state) | {index: b""}
+    with pytest.raises(ConfigError, match=said) as refused:
+        back_up(state, state / name)
+    assert str(state / name) in str(refused.value)
+    assert content(state) | {index: b""} == before
+    # What is written from now on is in the file that the store will be opened from.
+    append(opened, 3)
+    opened.close()
+    opened.open()
+    assert (opened.remarks, kept(opened)) == ((), 6)
+    opened.close()
+    (tmp_path / "made").touch()
+    for _ in range(2):
+        assert back_up(state, tmp_path / "made") == (tmp_path / "made").stat().st_size
 
 
 def test_epochs_are_moved_on_for_what_cannot_be_noticed(tmp_path: Path) -> None:

@@ -163,6 +163,15 @@ def test_a_newer_file_is_refused(tmp_path: Path) -> None:
     assert f"a store of version {newest} or older (it has version {newest + 1}" in refusal(tmp_path)
 
 
+def test_a_file_of_another_program_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / FILE)
+    other.execute("CREATE TABLE notes (text)")
+    other.close()
+    before = (tmp_path / FILE).read_bytes()
+    assert "expected pushserver.db to be a store (it is another database)" in refusal(tmp_path)
+    assert (tmp_path / FILE).read_bytes() == before
+
+
 def test_a_file_that_vanishes_is_not_made_anew(tmp_path: Path) -> None:
     database = opened(tmp_path)
     database.drop()

@@ -77,6 +77,21 @@ async def test_what_is_served_already_is_warned_of(cluster: Cluster, redis: Redi
     assert "volatile-lru" in node.engine.warnings()[0]
 
 
+async def test_a_policy_that_is_changed_while_all_goes_on_is_warned_of(cluster: Cluster, redis: RedisServer) -> None:
+    node = await cluster.start(redis.url)
+    told = node.engine._commands.generation
+    evicting(redis)
+    await node.engine._measure()
+    assert "volatile-lru" in node.engine.warnings()[0]
+    # What an evicted channel is counted in goes by that, in the scripts of every node.
+    assert redis.command("HGET", "push:server", "evicts") == "$1\r\n1\r\n"
+    redis.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    await node.engine._measure()
+    assert node.engine.warnings() == []
+    assert redis.command("HEXISTS", "push:server", "evicts") == ":0\r\n"
+    assert node.engine._commands.generation == told
+
+
 async def test_eviction_may_be_allowed(cluster: Cluster, redis: RedisServer) -> None:
     evicting(redis)
     node = await cluster.start(redis.url, allow_eviction=True)
