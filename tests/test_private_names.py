@@ -35,13 +35,16 @@ PRIVATE: dict[str, set[str]] = {
     "twisted.protocols.tls.TLSMemoryBIOProtocol": {"_handshakeDone"},
     "twisted.web._newclient": {"HTTP11ClientProtocol"},
     "twisted.web.client": {"_HTTP11ClientFactory"},
+    "twisted.web.http": {"_ChunkedTransferDecoder"},
     "twisted.web.http.HTTPChannel": {
         "_command",
         "_networkProducer",
         "_requestProducer",
+        "_transferDecoder",
         "_version",
         "_waitingForTransport",
     },
+    "twisted.web.http._ChunkedTransferDecoder": {"_maxTrailerHeadersSize"},
     "txredisapi.RedisProtocol": {"_reader"},
 }
 

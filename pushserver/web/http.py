@@ -14,7 +14,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
+from twisted.web.http import HTTPChannel, _ChunkedTransferDecoder
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 from zope.interface import implementer
@@ -35,6 +35,8 @@ MAX_CHUNKS: Final = 1_000
 OCTETS_OF_A_CHUNK: Final = 32
 #: Digits of a Content-Length: Python reads no number of thousands of them.
 MAX_DIGITS: Final = 20
+#: Octets of the headers that may follow a body of chunks: nobody reads them.
+MAX_TRAILERS: Final = 1_024
 
 
 class Refusal(Exception):
@@ -342,7 +344,10 @@ class PushChannel(HTTPChannel):
     def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
         too_long = len(data) > MAX_DIGITS and header.lower() == b"content-length"
         # As what is no number.
-        return bool(super()._maybeChooseTransferDecoder(header, b"-" if too_long else data))
+        chosen = super()._maybeChooseTransferDecoder(header, b"-" if too_long else data)
+        if isinstance(self._transferDecoder, _ChunkedTransferDecoder):
+            self._transferDecoder._maxTrailerHeadersSize = MAX_TRAILERS
+        return bool(chosen)
 
     def allHeadersReceived(self) -> None:
         request = self.requests[-1]

@@ -657,6 +657,19 @@ async def test_a_body_of_many_small_chunks_holds_nobody_up(tmp_path: Path, size:
         assert inside.service._doors.context.limits.bodies.held == 0
 
 
+@pytest.mark.parametrize(("lines", "status"), [(0, 200), (200, 200), (300, 400), (16_000, 400)])
+async def test_headers_behind_a_body_are_few(tmp_path: Path, lines: int, status: int) -> None:
+    def talk(client: RawSocket) -> None:
+        body = b'{"channel": "public:a", "data": 1}'
+        chunks = b"%x\r\n%b\r\n0\r\n" % (len(body), body) + b"a:\r\n" * lines + b"\r\n"
+        client.request("POST", "/api/publish", chunks, [KEY, ("Transfer-Encoding", "chunked")])
+        assert client.response().status == status
+
+    async with running(tmp_path) as inside:
+        await drive(inside, talk)
+        await inside.empty()
+
+
 def parts(octets: bytes, size: int) -> list[bytes]:
     return [octets[at : at + size] for at in range(0, len(octets), size)]
 
