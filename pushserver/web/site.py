@@ -135,6 +135,9 @@ class WebSocketPath(Resource):
             respond_error(request, NotFound("nothing here"))
             return NOT_DONE_YET
         if "websocket" not in headers.get("upgrade", "").lower():
+            if request.method == b"OPTIONS":
+                respond_options(request, ("GET",))
+                return NOT_DONE_YET
             request.setHeader("upgrade", "websocket")
             respond_error(request, Refused("this is for WebSockets"), 426)
             return NOT_DONE_YET

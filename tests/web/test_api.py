@@ -848,7 +848,7 @@ async def test_heads_are_those_of_rfc_9112_also_on_a_kept_connection(tmp_path: P
         for _ in range(2):
             client.send(b"\r\nGET http://a/healthz HTTP/1.1\r\nHost: A\r\n\r\n")
             assert client.response().status == 200
-        for path in ("/", "*", "/healthz", "/api/publish"):
+        for path in ("/", "*", "/ws", "/healthz", "/readyz", "/metrics", "/pushclient/index.js", "/api/publish"):
             client.request("OPTIONS", path)
             answer = client.response()
             assert answer.status == 204
