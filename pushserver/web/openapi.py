@@ -355,7 +355,12 @@ def _schemas(described: Iterable[ApiCall]) -> tuple[dict[Any, Any], dict[str, An
                 # That is what absent means, and generators take a field with a default for one that is always there.
                 del field["default"]
     _widen(components)
-    return dict(zip(unique, found, strict=True)), dict(components)
+    schemas = dict(zip(unique, found, strict=True))
+    if RepeatedTask in schemas:
+        # One schema for both: generators make a type of each, and what is created is the state that is read later.
+        components["TaskState"]["properties"] |= components.pop("RepeatedTask")["properties"]
+        schemas[RepeatedTask] = schemas[TaskState]
+    return schemas, dict(components)
 
 
 def _widen(schema: Any) -> None:

@@ -113,6 +113,14 @@ def integers(value: Any) -> list[dict[str, Any]]:
     return [value] * (value.get("type") == "integer") + [found for each in value.values() for found in integers(each)]
 
 
+def test_what_is_created_is_of_the_type_that_is_read_later() -> None:
+    created = DOCUMENT["paths"]["/api/tasks"]["post"]["responses"]
+    read = DOCUMENT["paths"]["/api/tasks/{id}"]["get"]["responses"]
+    assert created["200"]["content"] == created["201"]["content"] == read["200"]["content"]
+    assert {"taskId", "duplicate", "conflict"} <= set(schema("TaskState")["properties"])
+    assert "RepeatedTask" not in DOCUMENT["components"]["schemas"]
+
+
 def test_integers_of_more_than_32_bits_say_so() -> None:
     assert schema("PushMessage")["properties"]["timestamp"] == {"type": "integer", "format": "int64"}
     assert schema("PushMessage")["properties"]["readAt"]["anyOf"][0] == {"type": "integer", "format": "int64"}
