@@ -128,6 +128,10 @@ test('three tabs, one connection, closing any of them loses nothing', async (con
 
 const isWorker = /worker/;
 const sent = (response, type, text) => (response.writeHead(200, { 'Content-Type': type }).end(text), true);
+/** Ahead of a page's scripts: whether the browser has told the page that a shared worker failed. */
+const TELLS = `window.told = false; const Native = SharedWorker; window.SharedWorker = class extends Native {
+  constructor(...given) { super(...given); this.addEventListener('error', () => { window.told = true; }); }
+};`;
 /** What may be wrong with the worker's script: what the server does, and what the one warning says. */
 const SCRIPTS = {
   'is not there': [{ refuse: isWorker }, /did not load/],
@@ -147,7 +151,7 @@ for (const [what, [options, advice]] of Object.entries(SCRIPTS)) {
     for (let count = 1; count <= 2; count += 1) {
       // A busy browser may say late that a script did not load: it is not given up before.
       const patience = advice.test('no answer') ? '' : PATIENT;
-      const tab = await browser.open(server.page, `window.warned = []; console.warn = (text) => { warned.push(text); }; ${patience}`);
+      const tab = await browser.open(server.page, `window.warned = []; console.warn = (text) => { warned.push(text); }; ${TELLS} ${patience}`);
       await tab.run(begin(shared));
       assert.equal(server.handshakes, count);
       tabs.push(tab);
@@ -156,11 +160,12 @@ for (const [what, [options, advice]] of Object.entries(SCRIPTS)) {
     server.publish('news', 1);
     for (const tab of tabs) {
       await tab.until('inbox.length === 1 && news.length === 1');
-      const [isConnected, warned] = await tab.run('[client.getState().isConnected, warned]');
+      const [isConnected, warned, told] = await tab.run('[client.getState().isConnected, warned, told]');
       assert.deepEqual([isConnected, warned.length], [true, 1]);
       assert.match(warned[0], /this tab has a connection of its own/);
-      // In what words a browser tells it is its own affair.
-      if (Browser === Chromium) assert.match(warned[0], advice);
+      // In what words a browser tells it is its own affair; once in some hundred loads a busy Chromium does not tell it at all.
+      const isSilent = !told && /no answer/.test(warned[0]);
+      if (Browser === Chromium && !isSilent) assert.match(warned[0], advice);
       await tab.close();
     }
   });
