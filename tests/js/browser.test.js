@@ -129,7 +129,7 @@ test('three tabs, one connection, closing any of them loses nothing', async (con
 const isWorker = /worker/;
 const sent = (response, type, text) => (response.writeHead(200, { 'Content-Type': type }).end(text), true);
 /** Ahead of a page's scripts: whether the browser has told the page that a shared worker failed. */
-const TELLS = `window.told = false; const Native = SharedWorker; window.SharedWorker = class extends Native {
+const WATCHED = `window.told = false; const SharedWorkerHere = SharedWorker; window.SharedWorker = class extends SharedWorkerHere {
   constructor(...given) { super(...given); this.addEventListener('error', () => { window.told = true; }); }
 };`;
 /** What may be wrong with the worker's script: what the server does, and what the one warning says. */
@@ -151,7 +151,7 @@ for (const [what, [options, advice]] of Object.entries(SCRIPTS)) {
     for (let count = 1; count <= 2; count += 1) {
       // A busy browser may say late that a script did not load: it is not given up before.
       const patience = advice.test('no answer') ? '' : PATIENT;
-      const tab = await browser.open(server.page, `window.warned = []; console.warn = (text) => { warned.push(text); }; ${TELLS} ${patience}`);
+      const tab = await browser.open(server.page, `window.warned = []; console.warn = (text) => { warned.push(text); }; ${WATCHED} ${patience}`);
       await tab.run(begin(shared));
       assert.equal(server.handshakes, count);
       tabs.push(tab);
