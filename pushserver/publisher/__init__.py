@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pushserver.publisher.asynchronous import AsyncPublisher
     from pushserver.publisher.bars import tqdm, trange
     from pushserver.publisher.errors import PublishError, PublishRefused, PublishUnavailable, TaskCancelled
-    from pushserver.publisher.receipts import Notified, Receipt
+    from pushserver.publisher.receipts import Notified, PendingNotified, PendingReceipt, Receipt
     from pushserver.publisher.synchronous import Publisher
     from pushserver.publisher.tasks import Task
     from pushserver.publisher.tracks import Track
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _HOME_OF = {
     "AsyncPublisher": "asynchronous",
     "Notified": "receipts",
+    "PendingNotified": "receipts",
+    "PendingReceipt": "receipts",
     "PublishError": "errors",
     "PublishRefused": "errors",
     "PublishUnavailable": "errors",
@@ -43,6 +45,8 @@ _HOME_OF = {
 __all__ = [
     "AsyncPublisher",
     "Notified",
+    "PendingNotified",
+    "PendingReceipt",
     "PublishError",
     "PublishRefused",
     "PublishUnavailable",

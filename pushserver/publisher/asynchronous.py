@@ -13,7 +13,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
+from typing import Any, Final, Literal, ParamSpec, Self, TypeVar, Unpack, overload
 
 from pushserver.publisher import core
 from pushserver.publisher.commands import BroadcastOptions, Command, NotifyOptions, Positioned, PublishOptions
@@ -26,6 +26,8 @@ from pushserver.publisher.receipts import (
     KeptMessages,
     Notified,
     Participants,
+    PendingNotified,
+    PendingReceipt,
     Receipt,
     RevokeResult,
     Ticket,
@@ -42,6 +44,28 @@ _AT_A_TIME: Final = 32
 
 class AsyncPublisher(PublisherBase):
     """As `Publisher`, whose calls it takes and describes, with ``await``; safe in any number of event loops."""
+
+    @overload
+    async def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        live: Literal[False] = False,
+        background: Literal[True],
+        **options: Unpack[PublishOptions],
+    ) -> PendingReceipt: ...
+
+    @overload
+    async def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        live: bool = False,
+        background: bool = False,
+        **options: Unpack[PublishOptions],
+    ) -> Receipt: ...
 
     async def publish(
         self,
@@ -64,6 +88,36 @@ class AsyncPublisher(PublisherBase):
         """Publish the same to many channels: one receipt or error for each, in order."""
         return await _in_a_thread(self._perform, core.broadcast(channels, data, options))
 
+    @overload
+    async def notify(
+        self,
+        users: Any,
+        data: Mapping[str, Any] | None = None,
+        *,
+        background: Literal[True],
+        **options: Unpack[NotifyOptions],
+    ) -> list[PendingNotified]: ...
+
+    @overload
+    async def notify(
+        self,
+        users: Any,
+        data: Mapping[str, Any] | None = None,
+        *,
+        background: Literal[False] = False,
+        **options: Unpack[NotifyOptions],
+    ) -> list[Notified]: ...
+
+    @overload
+    async def notify(
+        self,
+        users: Any,
+        data: Mapping[str, Any] | None = None,
+        *,
+        background: bool,
+        **options: Unpack[NotifyOptions],
+    ) -> list[PendingNotified] | list[Notified]: ...
+
     async def notify(
         self,
         users: Any,
@@ -71,7 +125,7 @@ class AsyncPublisher(PublisherBase):
         *,
         background: bool = False,
         **options: Unpack[NotifyOptions],
-    ) -> list[Notified]:
+    ) -> list[PendingNotified] | list[Notified]:
         """Put a message into one user's inbox, or many users'."""
         call = core.notify(users, data, options)
         return self._notify_later(call) if background else await _in_a_thread(self._perform, call)

@@ -396,8 +396,11 @@ def _plain(value: Any) -> tuple[Any, bool]:
 
 
 def _user(user_id: Any) -> str:
-    """Return a user's id as a text. Nobody (None) is one that the server refuses, and not a user who is called None."""
-    return "" if user_id is None else text(user_id)
+    """Return a user's id as a text.
+
+    What names nobody (None, True, False) is one that the server refuses, and not a user who is called None.
+    """
+    return "" if user_id is None or isinstance(user_id, bool) else text(user_id)
 
 
 def _short(value: Any) -> tuple[str, bool]:

@@ -157,7 +157,7 @@ class Core:
         entry = self._later(f"channel:{call.command.params['channel']}", call.command)
         return PendingReceipt(message_id=call.command.params["messageId"], _delivery=entry.delivery, _read=call.read)
 
-    def _notify_later(self, call: CommandCall[list[Notified]]) -> list[Notified]:
+    def _notify_later(self, call: CommandCall[list[Notified]]) -> list[PendingNotified]:
         params = call.command.params
         users = params.get("userIds") or [params["userId"]]
         entry = self._later(f"user:{users[0]}", call.command)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from pushserver.publisher import core
 from pushserver.publisher.commands import BroadcastOptions, Command, NotifyOptions, Positioned, PublishOptions
@@ -22,6 +22,8 @@ from pushserver.publisher.receipts import (
     KeptMessages,
     Notified,
     Participants,
+    PendingNotified,
+    PendingReceipt,
     Receipt,
     RevokeResult,
     Ticket,
@@ -34,6 +36,28 @@ T = TypeVar("T")
 
 class Publisher(PublisherBase):
     """Publishes, notifies, and tells of tasks. Safe in many threads and over forks; make one and keep it."""
+
+    @overload
+    def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        live: Literal[False] = False,
+        background: Literal[True],
+        **options: Unpack[PublishOptions],
+    ) -> PendingReceipt: ...
+
+    @overload
+    def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        live: bool = False,
+        background: bool = False,
+        **options: Unpack[PublishOptions],
+    ) -> Receipt: ...
 
     def publish(
         self,
@@ -61,6 +85,36 @@ class Publisher(PublisherBase):
         """Publish the same to many channels: one receipt or error for each, in order. Also as for `publish`."""
         return self._perform(core.broadcast(channels, data, options))
 
+    @overload
+    def notify(
+        self,
+        users: Any,
+        data: Mapping[str, Any] | None = None,
+        *,
+        background: Literal[True],
+        **options: Unpack[NotifyOptions],
+    ) -> list[PendingNotified]: ...
+
+    @overload
+    def notify(
+        self,
+        users: Any,
+        data: Mapping[str, Any] | None = None,
+        *,
+        background: Literal[False] = False,
+        **options: Unpack[NotifyOptions],
+    ) -> list[Notified]: ...
+
+    @overload
+    def notify(
+        self,
+        users: Any,
+        data: Mapping[str, Any] | None = None,
+        *,
+        background: bool,
+        **options: Unpack[NotifyOptions],
+    ) -> list[PendingNotified] | list[Notified]: ...
+
     def notify(
         self,
         users: Any,
@@ -68,7 +122,7 @@ class Publisher(PublisherBase):
         *,
         background: bool = False,
         **options: Unpack[NotifyOptions],
-    ) -> list[Notified]:
+    ) -> list[PendingNotified] | list[Notified]:
         """Put a message into one user's inbox, or many users': durable, seen when they come.
 
         `users`: an id (a text, a number, a UUID) or an iterable of such. Also `title`, `message`, `level`, `type`,

@@ -28,6 +28,7 @@ def test_one_user_or_many_by_any_kind_of_id() -> None:
     assert to(n for n in (1, 2)) == ["1", "2"]
     # Nobody: the server refuses it. A user who is called "None" would never hear of it.
     assert (to(None), to([1, None])) == ("", ["1", ""])
+    assert (to(True), to([False, 1])) == ("", ["", "1"])
     assert commands.create_task("t", None, None, None, restart=False)[0].params["userId"] == ""
     assert commands.ticket(None, [], None).params["userId"] == ""
 
