@@ -169,6 +169,19 @@ FAULTS = {
 }
 
 
+def test_a_refused_refresh_is_no_finding_once_a_newer_token_was_taken(scene: Scene) -> None:
+    client = scene.client("renewed")
+    past = int(time.time()) - 3_600
+    old = scene.server.token("renewed", iat=past - 60, exp=past)
+    assert client.ask({"type": "auth", "id": 2, "data": {"token": old}})["type"] == "error"
+    (finding,) = scene.findings("renewed")
+    assert "The token has expired" in finding
+    reply = client.ask({"type": "auth", "id": 3, "data": {"token": scene.server.token("renewed")}})
+    assert (reply["type"], scene.findings("renewed")) == ("auth_success", [])
+    (listed,) = scene.server.api("GET", "/api/connections?userId=renewed").body["connections"]
+    assert listed["connectedAt"] <= listed["refreshedAt"] <= time.time() * 1000
+
+
 @pytest.mark.parametrize("user", FAULTS)
 def test_the_first_finding_names_the_cause(scene: Scene, user: str) -> None:
     make, words = FAULTS[user]

@@ -79,6 +79,7 @@ class ConnectionInfo(msgspec.Struct, frozen=True, rename="camel"):
         errors: how many of its requests were answered with an error.
         unanswered_for: ms for which a ping has waited for its answer.
         client: which program its client is, where that has said so.
+        refreshed_at: when it signed in anew with a newer token, ms since the epoch; 0: it did not.
     """
 
     connection_id: str
@@ -95,6 +96,7 @@ class ConnectionInfo(msgspec.Struct, frozen=True, rename="camel"):
     errors: int = 0
     unanswered_for: int = 0
     client: ClientName | None = None
+    refreshed_at: int = 0
 
 
 class ChannelInfo(msgspec.Struct, frozen=True):

@@ -117,6 +117,8 @@ class Connection:
     rtt: int | None = field(init=False, default=None)
     #: when a message or the answer to a ping came last, ms of the monotonic clock; 0: never
     last_heard_at: int = field(init=False, default=0)
+    #: when it signed in anew with a newer token, likewise
+    refreshed_at: int = field(init=False, default=0)
     #: which program its client is, where that has said so
     client: ClientName | None = field(init=False, default=None)
     #: its requests that were answered with an error

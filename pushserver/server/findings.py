@@ -77,8 +77,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def failed_sign_in(self) -> RecentEvent | None:
-        """The newest failed sign-in that no later connection has made good."""
-        newest = max((connection.connected_at for connection in self.connections), default=0)
+        """The newest failed sign-in that no later one has made good."""
+        newest = max((max(each.connected_at, each.refreshed_at) for each in self.connections), default=0)
         # A signature that holds says more than one that anybody may have made.
         failed = sorted(self.events("sign_in_failed"), key=lambda event: not event.verified)
         return next((e for e in failed if e.at > newest and (e.verified or not self.connected)), None)

@@ -38,7 +38,7 @@ class Column(NamedTuple):
 
 
 class ConnectionRow(msgspec.Struct, frozen=True, rename="camel"):
-    """A `ConnectionInfo` with the number of its channels in place of their names, so that rows are short."""
+    """What a table shows of a `ConnectionInfo`: rows are short, with the number of channels in place of their names."""
 
     connection_id: str
     user_id: str | None
@@ -122,7 +122,7 @@ async def list_connections(cluster: Cluster, page: ConnectionsPage, skip: int) -
 def row_of(connection: ConnectionInfo) -> ConnectionRow:
     """Return a connection as a row."""
     told = msgspec.structs.asdict(connection)
-    channels = told.pop("channels")
+    channels, _ = told.pop("channels"), told.pop("refreshed_at")
     return ConnectionRow(**told, channel_count=len(channels))
 
 

@@ -83,4 +83,5 @@ class NodeViews:
             connection.errors,
             hub.elapsed(connection.pinged_at) if connection.pinged_at else 0,
             connection.client,
+            hub.wall_time(connection.refreshed_at) if connection.refreshed_at else 0,
         )

@@ -285,6 +285,7 @@ class SignIn:
         # Last, so that no revocation comes between the answer and the identity that a revocation looks for.
         await self._authenticator.check(identity)
         connection.identity = identity
+        connection.refreshed_at = connection.last_heard_at
         self._heartbeat.authenticated(connection)
         self._hub.counters.authenticated()
         own = connection.channels.difference(connection.server_channels)

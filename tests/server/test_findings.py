@@ -135,6 +135,12 @@ def test_what_is_known_of_the_user_comes_before_somebodys_page() -> None:
 def test_a_sign_in_that_was_made_good_is_no_cause_any_more() -> None:
     failed = event("sign_in_failed", "TOKEN_EXPIRED", at=NOW - 120_000)
     assert first(recent=[failed]) == ""
+    # A newer token was refused, and then one was not.
+    failed = event("sign_in_failed", "TOKEN_EXPIRED", at=NOW - 30_000)
+    assert first(connections=[msgspec.structs.replace(HEALTHY, refreshed_at=NOW - 20_000)], recent=[failed]) == ""
+    assert "expired" in first(
+        connections=[msgspec.structs.replace(HEALTHY, refreshed_at=NOW - 40_000)], recent=[failed]
+    )
 
 
 def test_what_anybody_may_have_made_is_no_cause_for_who_is_connected() -> None:
