@@ -98,7 +98,7 @@ def steps(seed: int, pythons: Sequence[str]) -> list[Step]:
         Step(
             "full",
             [sys.executable, "-m", "pytest", *_FULL],
-            2_000,
+            2_300,
             leaves_out=tuple(f"{LEFT_OUT} {what}: {command}" for what, command in _ELSEWHERE.items()),
         ),
         Step("conformance", [sys.executable, "-m", "tools.conformance"], 1_200),

@@ -192,7 +192,7 @@ class WebhookSender:
             lane = self._lane(held.subject)
             lane.held = held
             if self._check_held:
-                await self._bury(lane)
+                await self._expire_held(lane)
             if lane.held is not None:
                 self._note_due(lane.held.due, held.subject)
             self._note(lane)
@@ -549,13 +549,12 @@ class WebhookSender:
             self.held = max(0, self.held - 1)
             lane.held = HeldSubject(lane.subject, 0, 0) if left else None
 
-    async def _bury(self, lane: _Lane) -> None:
+    async def _expire_held(self, lane: _Lane) -> None:
         """What is held of a subject and waits beyond its retention is dead. Nothing of the subject is under way."""
         while lane.held is not None and not self._stopping:
             found = await self._store.held(self._name, lane.subject, 1)
             event = self._whole(found[0]) if found and found[0].body else None
-            wait = max(0, lane.held.due - self._clock.now())
-            if event is None or self._settled_now() + wait < self._end(event):
+            if event is None or self._settled_now() + self._wait(lane.held.due) < self._end(event):
                 return
             problem = AttemptResult(None, "it waits beyond events.retention")
             await self._release(lane, event.id, self._dead(event, found[0].body, problem, lane.held.failures))
@@ -617,8 +616,11 @@ class WebhookSender:
 
     def _note_due(self, due: int, subject: str) -> None:
         """A held subject is sent again at ``due``, ms since the epoch, however the wall clock is set until then."""
-        wait = max(0, due - self._clock.now())
-        heapq.heappush(self._due, (self._clock.milliseconds() + wait, subject))
+        heapq.heappush(self._due, (self._clock.milliseconds() + self._wait(due), subject))
+
+    def _wait(self, due: int) -> int:
+        """Return how long it is until a moment, ms since the epoch, that was written down."""
+        return max(0, due - self._clock.now())
 
     def _dead(self, event: Event, body: bytes, outcome: AttemptResult, attempts: int) -> DeadEvent:
         return DeadEvent(self._name, msgspec.Raw(body), outcome.problem, attempts, self._clock.now())
