@@ -98,13 +98,10 @@ class Work(NamedTuple):
         age: ms since this webhook is known here: where one begins that the store does not know.
         may_send: whether this node has the lease, by the clock: a process that stood still for longer finds answers
             to go on from before the timer runs that ends its work.
-        check_held: whether it looks first for held events that wait beyond their retention, which may have been made
-            shorter since they were held.
     """
 
     age: Callable[[], int]
     may_send: Callable[[], bool]
-    check_held: bool = False
 
 
 class WebhookSender:
@@ -134,7 +131,7 @@ class WebhookSender:
         self._name = webhook.name
         self._post = post
         self._counters = counters
-        self._age, self._may_send, self._check_held = work
+        self._age, self._may_send = work
         self._window: deque[_Slot] = deque()
         #: how many of these are not settled
         self._open = 0
@@ -164,8 +161,6 @@ class WebhookSender:
         self.gone = False
         #: events that are held in the store
         self.held = 0
-        #: the retention, ms, beyond which nothing of what was held waits; None where that was not looked at
-        self.checked_for: int | None = None
 
     @property
     def waiting(self) -> int:
@@ -181,7 +176,6 @@ class WebhookSender:
 
     async def run(self) -> None:
         """Send until `stop`, or until this raises `errors.Unavailable`: then begin anew with another sender."""
-        retention = self._outbox.rules.retention
         state = await self._store.begin(self._name, self._age())
         self._position = self._cursor = self._kept_cursor = state.cursor
         self.held = state.held
@@ -191,13 +185,7 @@ class WebhookSender:
         for held in state.subjects:
             lane = self._lane(held.subject)
             lane.held = held
-            if self._check_held:
-                await self._expire_held(lane)
-            if lane.held is not None:
-                self._note_due(lane.held.due, held.subject)
-            self._note(lane)
-        if self._check_held and not self._stopping:
-            self.checked_for = retention
+            self._note_due(held.due, held.subject)
         while not self._stopping:
             if self.gone:
                 await self._look_whether_gone()
@@ -549,16 +537,6 @@ class WebhookSender:
             self.held = max(0, self.held - 1)
             lane.held = HeldSubject(lane.subject, 0, 0) if left else None
 
-    async def _expire_held(self, lane: _Lane) -> None:
-        """What is held of a subject and waits beyond its retention is dead. Nothing of the subject is under way."""
-        while lane.held is not None and not self._stopping:
-            found = await self._store.held(self._name, lane.subject, 1)
-            event = self._whole(found[0]) if found and found[0].body else None
-            if event is None or self._settled_now() + self._wait(lane.held.due) < self._end(event):
-                return
-            problem = AttemptResult(None, "it waits beyond events.retention")
-            await self._release(lane, event.id, self._dead(event, found[0].body, problem, lane.held.failures))
-
     async def _send_again(self, lane: _Lane, attempt: Attempt) -> None:
         """Try a dead event once more."""
         dead = lane.again.popleft()
@@ -604,23 +582,14 @@ class WebhookSender:
         if outcome.status == GONE:
             return None
         delay = webhooks.delay(failures, outcome.retry_after, random())
-        return self._clock.now() + delay if self._settled_now() + delay < self._end(event) else None
-
-    def _settled_now(self) -> int:
-        """Return the time by which events grow old, ms since the epoch: a wall clock that was set makes none older."""
-        return min(self._clock.now(), self._clock.settled())
-
-    def _end(self, event: Event) -> int:
-        """Return when an event's retention is over, ms since the epoch."""
-        return event.timestamp + self._outbox.rules.retention
+        # A wall clock that was set makes no event older.
+        now = min(self._clock.now(), self._clock.settled())
+        return self._clock.now() + delay if now + delay < event.timestamp + self._outbox.rules.retention else None
 
     def _note_due(self, due: int, subject: str) -> None:
         """A held subject is sent again at ``due``, ms since the epoch, however the wall clock is set until then."""
-        heapq.heappush(self._due, (self._clock.milliseconds() + self._wait(due), subject))
-
-    def _wait(self, due: int) -> int:
-        """Return how long it is until a moment, ms since the epoch, that was written down."""
-        return max(0, due - self._clock.now())
+        wait = max(0, due - self._clock.now())
+        heapq.heappush(self._due, (self._clock.milliseconds() + wait, subject))
 
     def _dead(self, event: Event, body: bytes, outcome: AttemptResult, attempts: int) -> DeadEvent:
         return DeadEvent(self._name, msgspec.Raw(body), outcome.problem, attempts, self._clock.now())

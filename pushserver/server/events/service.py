@@ -85,9 +85,6 @@ class EventService:
         self._trimmed_at = 0.0
         self._kept_at: float | None = None
         self._running = False
-        #: the retention, ms, beyond which nothing is held for each webhook; while this node was down it may have been
-        #: made shorter
-        self._checked: dict[str, int] = {}
         #: the store is to be told of a reload
         self._reloaded = False
         self.figures = OutboxFigures()
@@ -139,10 +136,6 @@ class EventService:
         """Go by these from now on: this node was reloaded. A receiver that was gone is asked again, by whichever node
         sends."""
         changed = [webhook.name for webhook in self._settings.webhooks if webhook not in settings.webhooks]
-        if settings.rules.retention < self._settings.rules.retention:
-            # What waits beyond it now is dead: each sender begins anew, and looks.
-            changed = [webhook.name for webhook in self._settings.webhooks]
-        self._checked = {name: max(known, settings.rules.retention) for name, known in self._checked.items()}
         self._adopt(settings)
         self._reloaded = True
         self._clock.detach(self._go_by(changed), self._log, "going by other settings of events")
@@ -226,11 +219,7 @@ class EventService:
             webhook,
             self._post,
             self._counters,
-            Work(
-                lambda: round(1000 * (self._clock.seconds() - known)),
-                lambda: self.holds,
-                not self._is_checked(webhook),
-            ),
+            Work(lambda: round(1000 * (self._clock.seconds() - known)), lambda: self.holds),
             self._most_hanging // len(self._settings.webhooks),
         )
         self._senders[webhook.name] = sender
@@ -264,6 +253,7 @@ class EventService:
                 while self.holds and await self._engine.events.notify_unread(STEP) == STEP:
                     pass
             if self._clock.seconds() - self._trimmed_at >= TRIM:
+                self._trimmed_at = self._clock.seconds()
                 await self._trim()
             await self._keep()
         except Unavailable:
@@ -277,19 +267,7 @@ class EventService:
             ttl = max(DEAD_TTL, self._settings.rules.retention)
             await self._engine.deliveries.keep([webhook.name for webhook in self._settings.webhooks], ttl)
 
-    def _is_checked(self, webhook: Webhook) -> bool:
-        """Return whether nothing is held for a webhook beyond the retention of now."""
-        checked_for = self._checked.get(webhook.name)
-        return checked_for is not None and checked_for <= self._settings.rules.retention
-
     async def _trim(self) -> None:
-        for name, sender in self._senders.items():
-            if sender.checked_for is not None:
-                self._checked[name] = sender.checked_for
-        if not all(map(self._is_checked, self._settings.webhooks)):
-            # What is dead is taken from the outbox before it is trimmed.
-            return
-        self._trimmed_at = self._clock.seconds()
         before, self.figures = self.figures, await self._engine.events.trim()
         dropped = self.figures.dropped - before.dropped
         if dropped > 0 and before.newest:

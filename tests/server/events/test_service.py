@@ -246,48 +246,6 @@ async def test_a_reload_counts_also_where_the_store_is_away_just_then(stage: Sta
     assert stage.taken == [("user:7", 2)]
 
 
-async def test_what_waits_beyond_a_retention_that_is_made_shorter_is_dead(stage: Stage, leased: Leased) -> None:
-    stage.answer = lambda event: FAILED
-    await stage.record(("7", 1), ("7", 2), ("8", 1))
-    # Tried at 0, 5 and 35 s; the next time would be 2 minutes later.
-    await stage.pass_time(60, 0.5)
-    assert stage.attempts.count(("user:7", 1)) == 3
-    await stage.record(("9", 1))
-    await stage.pass_time(1)
-    stage.answer = lambda event: OK
-    shorter = msgspec.structs.replace(SETTINGS.rules, retention=90_000)
-    leased.service.adopt(msgspec.structs.replace(SETTINGS, rules=shorter))
-    await stage.pass_time(10)
-    dead = await stage.dead()
-    assert {(events.decode(bytes(each.event)).subject, each.attempts, each.error) for each in dead} == {
-        ("user:7", 3, "it waits beyond events.retention"),
-        ("user:8", 3, "it waits beyond events.retention"),
-    }
-    # What stood behind it is in time, and what is not old waits as it did.
-    assert stage.taken == [("user:7", 2), ("user:9", 1)]
-    await stage.pass_time(90, 0.5)
-    assert (await stage.engine.events.read(None, 9, 1 << 30)).events == []
-    assert len(await stage.dead()) == 2
-
-
-async def test_what_waits_beyond_the_retention_is_dead_where_the_node_begins_with_a_shorter_one(stage: Stage) -> None:
-    stage.answer = lambda event: FAILED
-    sender = stage.sender()
-    await stage.until_idle()
-    await stage.record(("7", 1))
-    await stage.pass_time(60, 0.5)
-    await sender.stop()
-    shorter = msgspec.structs.replace(SETTINGS.rules, retention=30_000)
-    settings = msgspec.structs.replace(SETTINGS, rules=shorter)
-    service = EventService(stage.time.clock, stage.engine, stage.counters, stage.post, settings)
-    service.start()
-    await stage.pass_time(10)
-    assert [each.attempts for each in await stage.dead()] == [3]
-    stopping = Deferred.fromCoroutine(service.stop())
-    await stage.pass_time(3)
-    await stopping
-
-
 async def test_which_webhooks_are_named_is_said_again_and_again(stage: Stage, leased: Leased) -> None:
     said: list[tuple[Sequence[str], int]] = []
 
