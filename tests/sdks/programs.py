@@ -20,6 +20,12 @@ def go_visit() -> Path:
     return build_go(FOLDER / "go", BUILD / "go-visit")
 
 
+@cache
+def go_crowd() -> Path:
+    """Return the program of many clients in Go."""
+    return build_go(FOLDER / "go" / "crowd", BUILD / "go-crowd")
+
+
 def build_go(source: Path, program: Path) -> Path:
     """Compile a folder with a program in Go."""
     environment = os.environ | {"GOFLAGS": "-mod=readonly -p=1"}

@@ -20,7 +20,7 @@ import pytest
 from tests.engine.redis.servers import RedisServer
 from tests.harness import Server, start, wait_until
 from tests.rawsocket import RawSocket
-from tests.sdks.programs import go_version, go_visit, java_version, java_visit
+from tests.sdks.programs import go_crowd, go_version, go_visit, java_version, java_visit
 
 pytestmark = pytest.mark.full
 
@@ -56,6 +56,12 @@ SDKS: dict[str, Callable[[], list[str | Path]]] = {
     "centrifuge-js": lambda: ["node", FOLDER / "node" / "visit.mjs"],
     "centrifuge-go": lambda: [go_visit()],
     "centrifuge-java": java_visit,
+}
+#: What starts many clients of an SDK in one process.
+CROWDS: dict[str, Callable[[], list[str | Path]]] = {
+    "centrifuge-python": lambda: [sys.executable, FOLDER / "crowd.py"],
+    "centrifuge-js": lambda: ["node", FOLDER / "node" / "crowd.mjs"],
+    "centrifuge-go": lambda: [go_crowd()],
 }
 #: What each SDK has. Left out: Protobuf over sse, which is text; Python, Go and Java know WebSockets alone, and Java
 #: Protobuf alone.
@@ -318,22 +324,28 @@ def test_commands_reach_the_worker_that_has_the_stream(stage: Stage, transport: 
 
 # No pings: a machine that is busy with other tests may not answer a thousand in time.
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("sdk", "engine"),
+    [
+        *(("centrifuge-js", engine) for engine in ENGINES),
+        *((sdk, "workers") for sdk in CROWDS if sdk != "centrifuge-js"),
+    ],
+)
 @pytest.mark.parametrize("interval", ["1h"])
-def test_a_thousand_clients_are_drained_within_the_window(stage: Stage) -> None:
-    command = ["node", FOLDER / "node" / "crowd.mjs", stage.address("websocket", "json"), stage.server.token("ann")]
-    crowd = subprocess.Popen([*command, str(CROWD)], stdout=subprocess.PIPE, text=True)
+def test_a_thousand_clients_are_drained_within_the_window(stage: Stage, sdk: str) -> None:
+    command = [*CROWDS[sdk](), stage.address("websocket", "json"), stage.server.token("ann"), str(CROWD)]
+    crowd = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert crowd.stdout is not None
         lines = map(json.loads, crowd.stdout)
-        assert next(lines) == {"what": "all"}
+        assert next(lines)["what"] == "all"
         stage.api("drain", over=f"{WINDOW}s")
         gone = [next(lines) for _ in range(CROWD)]
         assert Counter((said["what"], said["code"]) for said in gone) == {("gone", 3001): CROWD}
         # Spread over the window: who comes back elsewhere does not come all at once.
         assert WINDOW / 2 < (gone[-1]["at"] - gone[0]["at"]) / 1000 < WINDOW * 2
         assert stage.server.api("DELETE", "/api/drain").status == 200
-        assert next(lines) == {"what": "all"}
+        assert next(lines)["what"] == "all"
     finally:
         crowd.kill()
         crowd.wait()
