@@ -36,8 +36,9 @@ ID_BYTES: Final = 12
 #: Seconds of one turn that one socket may take, and one without a token: there may be many of these at once.
 TURN: Final = 0.002
 STRANGERS_TURN: Final = 0.0005
-#: Octets that are looked through for the other side's close frame once we have closed.
-CLOSING: Final = 1_024
+#: Octets that are looked through for the other side's close frame once we have closed: what it said before it heard of
+#: that, a message of any size counting as one piece.
+CLOSING: Final = 4_096
 #: Ordinary messages that are taken out of a read at a time.
 AT_ONCE: Final = 16
 #: Frames beyond the rate that end a connection, as so many refused messages in a row do.
@@ -131,7 +132,7 @@ class WebSocketDoor(AutobahnReader):
                 # Nothing of it is handled: a flood is not even parsed to its end.
                 if self._after_close > CLOSING:
                     break
-                self._after_close += PIECE
+                self._after_close += min(end - at, PIECE)
             elif self.between_frames:
                 opcode = rfc6455.BINARY if self._binary else rfc6455.TEXT
                 limit = self._factory.context.sections.server.max_message_size

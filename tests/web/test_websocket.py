@@ -512,6 +512,26 @@ def test_a_flood_is_not_parsed_to_its_end_once_it_was_refused() -> None:
     assert 200 < read < 1_200
 
 
+@pytest.mark.parametrize(
+    "behind",
+    [
+        [bytes([octet]) for octet in frame(TEXT, ping(1, 100))],
+        [frame(TEXT, ping(n)) for n in range(60)],
+        [frame(TEXT, ping(1, 400)) * 4],
+    ],
+    ids=["octet by octet", "each by itself", "in one read"],
+)
+def test_a_close_is_answered_by_whoever_was_still_speaking(behind: list[bytes]) -> None:
+    transport = StringTransport()
+    door = factory().door(head(), "127.0.0.1")
+    door.makeConnection(transport)
+    for piece in [frame(TEXT, ping(1), rsv=1), *behind]:
+        door.dataReceived(piece)
+    assert not transport.disconnecting
+    door.dataReceived(frame(CLOSE, (1002).to_bytes(2, "big")))
+    assert transport.disconnecting
+
+
 def test_a_steady_few_frames_are_no_flood() -> None:
     clock = task.Clock()
     transport = StringTransport()
