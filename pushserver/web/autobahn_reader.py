@@ -278,8 +278,11 @@ class AutobahnReader(WebSocketServerProtocol):  # type: ignore[misc]
             self.transport.loseConnection()
 
     def _fail_connection(self, code: int = 1001, reason: str = "") -> None:
-        super()._fail_connection(code, reason)
-        self.on_violation(code, reason)
+        # Whoever was told a code may still be sending. What is refused behind that is passed over: the end of its
+        # socket would be a reset, and take the code from who did not read it yet.
+        if self.is_up:
+            super()._fail_connection(code, reason)
+            self.on_violation(code, reason)
 
 
 class AutobahnFactory(WebSocketServerFactory):  # type: ignore[misc]

@@ -87,8 +87,10 @@ def factory(compression: bool = True, limit: int = LIMIT) -> WebSocketDoorFactor
     return WebSocketDoorFactory(context(compression, limit))
 
 
-def answers(pieces: list[bytes], headers: dict[str, str] = UPGRADE, doors: WebSocketDoorFactory | None = None) -> bytes:
-    """What a client hears that says this, in these pieces."""
+def told(
+    pieces: list[bytes], headers: dict[str, str] = UPGRADE, doors: WebSocketDoorFactory | None = None
+) -> tuple[bytes, bool]:
+    """What a client hears that says this, in these pieces, and whether the socket is ended then."""
     transport = StringTransport()
     door = (doors or factory()).door(Head("GET", "/ws", headers), "127.0.0.1")
     door.makeConnection(transport)
@@ -96,7 +98,12 @@ def answers(pieces: list[bytes], headers: dict[str, str] = UPGRADE, doors: WebSo
         if transport.disconnecting or transport.disconnected:
             break
         door.dataReceived(piece)
-    return transport.value()
+    return transport.value(), transport.disconnecting
+
+
+def answers(pieces: list[bytes], headers: dict[str, str] = UPGRADE) -> bytes:
+    """What a client hears that says this, in these pieces."""
+    return told(pieces, headers)[0]
 
 
 def deflated(payload: bytes) -> bytes:
@@ -156,9 +163,9 @@ def pieces_of(octets: bytes, cuts: list[int]) -> list[bytes]:
 @settings(max_examples=300, deadline=None)
 @given(stream, cuts, st.sampled_from([UPGRADE, DEFLATE]))
 def test_how_octets_are_cut_changes_nothing(octets: bytes, cuts: list[int], headers: dict[str, str]) -> None:
-    general = answers([octets[n : n + 1] for n in range(len(octets))], headers)
-    assert answers([octets], headers) == general
-    assert answers(pieces_of(octets, cuts), headers) == general
+    general = told([octets[n : n + 1] for n in range(len(octets))], headers)
+    assert told([octets], headers) == general
+    assert told(pieces_of(octets, cuts), headers) == general
 
 
 in_octets = st.sampled_from(
@@ -183,9 +190,9 @@ in_octets = st.sampled_from(
 def test_how_octets_are_cut_changes_nothing_where_messages_are_binary(octets: bytes, cuts: list[int]) -> None:
     doors = WebSocketDoorFactory(context(), lambda context: [_Both(endpoints(context)[0], NdjsonInOctets())])
     headers = {**UPGRADE, "sec-websocket-protocol": "ndjson"}
-    general = answers([octets[n : n + 1] for n in range(len(octets))], headers, doors)
-    assert answers([octets], headers, doors) == general
-    assert answers(pieces_of(octets, cuts), headers, doors) == general
+    general = told([octets[n : n + 1] for n in range(len(octets))], headers, doors)
+    assert told([octets], headers, doors) == general
+    assert told(pieces_of(octets, cuts), headers, doors) == general
 
 
 def test_what_is_not_utf_8_is_a_message_where_messages_are_binary() -> None:
