@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.browser.test_accessibility import crowded as crowded
 from tests.harness import PATIENCE, ROOT, Server, start, wait_until
 from tests.leftovers import processor_seconds
 from tests.rawsocket import TEXT, RawSocket, frame
@@ -197,6 +198,29 @@ def test_it_does_so_in_time(scene: Scene, user: str) -> None:
     if words not in next(iter(scene.findings(user)), ""):
         make(scene)
     wait_until(lambda: explained(scene.server, user, words), describe=words)
+
+
+@pytest.mark.full
+def test_it_does_so_beside_ten_thousand_connections(crowded: Server) -> None:
+    name = "<script>alert(1)</script>"
+    with RawSocket(crowded.port) as client:
+        client.upgrade()
+        client.ask({"type": "auth", "id": 1, "data": {"token": crowded.token(name)}})
+        for user, connections in (("user-04242", 1), (name, 1), ("nobody", 0)):
+            began = worked(crowded)
+            known = json.loads(pushctl(crowded, "--json", "explain", user))
+            assert worked(crowded) - began < LIMIT
+            assert (known["userId"], len(known["connections"])) == (user, connections)
+            assert [finding[:25] for finding in known["findings"]] == ["The user is not connected"] * (1 - connections)
+        assert f" {name} " in pushctl(crowded, "connections", "--user", name)
+
+
+def test_a_name_that_nobody_can_have_is_one_line_without_control_characters(scene: Scene) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        pushctl(scene.server, "explain", "\x1b[31mred\x07")
+    (line,) = refused.value.stderr.splitlines()
+    assert line.isprintable()
+    assert refused.value.stdout == ""
 
 
 def test_healthy_users_beside_all_that_have_no_finding(scene: Scene) -> None:

@@ -52,9 +52,21 @@ def java_libraries() -> str:
 @cache
 def java_visit() -> list[str | Path]:
     """Return the command of the visits in Java."""
-    classes = BUILD / "java" / "classes"
-    subprocess.run(["javac", "-d", classes, "-cp", java_libraries(), FOLDER / "java" / "Visit.java"], check=True)
-    return ["java", "-Xmx256m", "-cp", f"{classes}:{java_libraries()}", "Visit"]
+    return ["java", "-Xmx256m", "-cp", build_java(), "Visit"]
+
+
+@cache
+def java_crowd() -> list[str | Path]:
+    """Return the command of many clients in Java, each of which has threads of its own."""
+    return ["java", "-Xmx1g", "-Xss256k", "-cp", build_java(), "Crowd"]
+
+
+@cache
+def build_java() -> str:
+    """Compile the programs in Java; return their class path."""
+    classes, sources = BUILD / "java" / "classes", (FOLDER / "java").glob("*.java")
+    subprocess.run(["javac", "-d", classes, "-cp", java_libraries(), *sources], check=True)
+    return f"{classes}:{java_libraries()}"
 
 
 def java_version() -> str:

@@ -20,7 +20,7 @@ import pytest
 from tests.engine.redis.servers import RedisServer
 from tests.harness import Server, start, wait_until
 from tests.rawsocket import RawSocket
-from tests.sdks.programs import go_crowd, go_version, go_visit, java_version, java_visit
+from tests.sdks.programs import go_crowd, go_version, go_visit, java_crowd, java_version, java_visit
 
 pytestmark = pytest.mark.full
 
@@ -62,6 +62,7 @@ CROWDS: dict[str, Callable[[], list[str | Path]]] = {
     "centrifuge-python": lambda: [sys.executable, FOLDER / "crowd.py"],
     "centrifuge-js": lambda: ["node", FOLDER / "node" / "crowd.mjs"],
     "centrifuge-go": lambda: [go_crowd()],
+    "centrifuge-java": java_crowd,
 }
 #: What each SDK has. Left out: Protobuf over sse, which is text; Python, Go and Java know WebSockets alone, and Java
 #: Protobuf alone.
@@ -333,7 +334,8 @@ def test_commands_reach_the_worker_that_has_the_stream(stage: Stage, transport: 
 )
 @pytest.mark.parametrize("interval", ["1h"])
 def test_a_thousand_clients_are_drained_within_the_window(stage: Stage, sdk: str) -> None:
-    command = [*CROWDS[sdk](), stage.address("websocket", "json"), stage.server.token("ann"), str(CROWD)]
+    codec = "protobuf" if sdk == "centrifuge-java" else "json"
+    command = [*CROWDS[sdk](), stage.address("websocket", codec), stage.server.token("ann"), str(CROWD)]
     crowd = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert crowd.stdout is not None
