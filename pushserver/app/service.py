@@ -278,7 +278,7 @@ class PushService(log.LoggedService):
                 self._ports.append(port)
                 widen(port, description)
             except Exception as problem:
-                raise ConfigError(f"cannot listen on {description}: {problem}") from None
+                raise no_listener(description, problem) from None
         if self._role.leads:
             self._check_address_limit()
             await self._open_console()
@@ -326,7 +326,7 @@ class PushService(log.LoggedService):
             try:
                 port: IListeningPort = await self._role.endpoint(description).listen(console)
             except Exception as problem:
-                raise ConfigError(f"cannot listen on {description}: {problem}") from None
+                raise no_listener(description, problem) from None
             return port
 
         self._config, self._console_port = await open_console(self._config, self._dev, listen)
@@ -478,6 +478,13 @@ class PushService(log.LoggedService):
             await deferLater(self._reactor, 0.02)
         for connection in connections:
             connection.line.abort()
+
+
+def no_listener(description: str, problem: Exception) -> ConfigError:
+    """Return the mistake that an endpoint is on which one cannot listen."""
+    # Of a socket's file an OSError would name the lock, and who holds it.
+    why = problem.strerror if isinstance(problem, OSError) and problem.strerror else problem
+    return ConfigError(f"cannot listen on {description}: {why}")
 
 
 def _sections(config: Config) -> Sections:

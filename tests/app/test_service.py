@@ -49,6 +49,14 @@ def test_a_console_that_was_asked_for_is_where_it_was_asked_for_or_nowhere(tmp_p
             server.stop()
 
 
+def test_a_socket_in_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    endpoint = f"unix:{tmp_path}/none/push.sock"
+    server = start(tmp_path, "--listen", endpoint, ready=False)
+    assert server.wait() == 1
+    assert f"pushserver: cannot listen on {endpoint}: No such file or directory\n" in server.log
+    assert "Traceback" not in server.log
+
+
 async def test_a_node_is_ready_from_its_start_to_its_stop(tmp_path: Path) -> None:
     async with inside.running(tmp_path) as server:
         service = server.service
