@@ -21,6 +21,7 @@ PRIVATE: dict[str, set[str]] = {
     "OpenSSL._util": {"ffi", "lib"},
     "httpcore._backends.sync": set(),
     "httpcore._sync.http11": set(),
+    "twisted.application.internet.ClientService": {"_log"},
     "twisted.internet.abstract.FileDescriptor": {"_tempDataLen"},
     "twisted.internet.tcp.Connection": {"_postLoseConnection", "_writeDisconnected"},
     "twisted.internet.tcp.Port": {"_fromListeningDescriptor"},

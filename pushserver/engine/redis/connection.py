@@ -2,6 +2,8 @@
 
     route() -> connect -> AUTH, SELECT, INFO, (ROLE) -> prepare -> ready ... lost -> pause -> route() ...
 
+Twisted's `ClientService` says when; what it is given are connections that are ready (`_ReadyEndpoint`).
+
 While there is no connection `RedisConnection.call` fails at once: nothing is queued for a server that is away. The
 protocol is txredisapi's with its hiredis parser; only how replies find their commands is our own, since its queue has
 neither bounds nor deadlines per command.
@@ -16,10 +18,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import hiredis
 import txredisapi
 from service_identity import CertificateError, VerificationError
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.application.internet import ClientService
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
-from twisted.logger import Logger
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.logger import Logger, LogPublisher
+from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from pushserver.core.errors import ConfigError, Unavailable
 from pushserver.engine.deadlines import limited
@@ -27,8 +34,7 @@ from pushserver.engine.deadlines import limited
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
-    from twisted.python.failure import Failure
+    from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory
 
     from pushserver.engine.interfaces import EngineClock
 
@@ -227,6 +233,54 @@ class ConnectionRoute(Protocol):
         """Return where to connect to now. Fails with `Unavailable` where that is not known."""
 
 
+class _Link(ClientService):
+    """Connects again whenever the connection is lost."""
+
+    # What is to be said of it, `RedisConnection` says, and not once for each attempt.
+    _log = Logger(observer=LogPublisher())
+
+
+class _Timer:
+    """The clock of a `ClientService`."""
+
+    def __init__(self, clock: EngineClock) -> None:
+        self.callLater = clock.later
+
+
+class _Abrupt:
+    """The transport of a `ClientService`: it ends a connection at once, also one whose Redis reads nothing."""
+
+    def __init__(self, protocol: CommandProtocol) -> None:
+        self._protocol = protocol
+
+    def loseConnection(self) -> None:
+        self._protocol.abort("the engine is stopped")
+
+
+@implementer(IStreamClientEndpoint)
+class _ReadyEndpoint:
+    """Hands over what ``make`` has made ready.
+
+    `ClientService` cannot be told of a connection that is lost, or refused, while it is prepared: it sees none before.
+    """
+
+    def __init__(self, clock: EngineClock, make: Callable[[], Awaitable[CommandProtocol]]) -> None:
+        self._clock = clock
+        self._make = make
+
+    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        return Deferred.fromCoroutine(self._connect(factory))
+
+    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
+        protocol = await self._make()
+        shown: IProtocol = factory.buildProtocol(None)  # type: ignore[assignment,arg-type]
+        shown.makeConnection(_Abrupt(protocol))  # type: ignore[arg-type]
+        # Later: it may be lost already, and is not in the service's hands before this returns.
+        over = Failure(ConnectionDone())
+        protocol.lost.addCallback(lambda _: self._clock.later(0, shown.connectionLost, over))
+        return shown
+
+
 class RedisConnection:
     """A connection that comes back.
 
@@ -258,12 +312,16 @@ class RedisConnection:
         self._prepare = prepare
         self._build = build
         self._stopping = False
-        self._pause: Deferred[None] | None = None
-        self._attempt: Deferred[Any] | None = None
-        self._running: Deferred[None] | None = None
+        timer: Any = _Timer(clock)  # Any: of what a reactor can, ClientService calls later
+        self._service = _Link(
+            _ReadyEndpoint(clock, self._make), Factory.forProtocol(TwistedProtocol), self._pause, timer
+        )
         self._first: list[Deferred[None]] = []
         #: the protocol of a connection that is being prepared
         self._preparing: CommandProtocol | None = None
+        #: attempts in a row without a connection that lasted, and for how long the last one did, s
+        self._failures = 0
+        self._lasted = 0.0
         self._protocol: CommandProtocol | None = None
         #: the process that it talks to, as Redis calls itself
         self.run_id = ""
@@ -303,24 +361,17 @@ class RedisConnection:
         self._unusable = unusable
         first: Deferred[None] = Deferred()
         self._first.append(first)
-        self._running = Deferred.fromCoroutine(self._run())
-        self._running.addErrback(
-            lambda failure: self._log.failure("The connection {name} ended", failure, name=self._name)
-        )
+        self._service.startService()
         return first
 
     async def stop(self) -> None:
         self._stopping = True
         self.trouble = "the engine is stopped"
-        if self._pause is not None:
-            self._pause.cancel()
-        if self._attempt is not None:
-            self._attempt.cancel()
         for protocol in (self._preparing, self._protocol):
             if protocol is not None:
                 protocol.abort("the engine is stopped")
-        if self._running is not None:
-            await self._running
+        await self._service.stopService()
+        self._answer_first(None)
 
     def drop(self, reason: str) -> None:
         """End the connection that stands, for a new one."""
@@ -339,28 +390,24 @@ class RedisConnection:
         for first in waiting:
             first.errback(result) if isinstance(result, Exception) else first.callback(None)
 
-    async def _run(self) -> None:
-        failures = 0
-        while not self._stopping:
-            self.attempts += 1
-            protocol: CommandProtocol | None = None
-            lasted = 0.0
-            try:
-                protocol = await self._connect()
-                await self._make_ready(protocol)
-            except Exception as error:
-                self._failed(error, failures)
-                if protocol is not None:
-                    protocol.abort(str(error))
-                    await protocol.lost
-            else:
-                lasted = await self._stay(protocol)
-            if self._stopping:
-                break
-            failures = 0 if lasted >= _LASTED else failures + 1
-            longest = min(_FIRST_PAUSE * 2 ** min(failures, 16), _LONGEST_PAUSE)
-            await self._wait(longest * random.uniform(0.5, 1))
-        self._answer_first(None)
+    async def _make(self) -> CommandProtocol:
+        """Return the protocol of a new connection that is ready, and serves already."""
+        self.attempts += 1
+        self._lasted = 0.0
+        protocol: CommandProtocol | None = None
+        try:
+            protocol = await limited(Deferred.fromCoroutine(self._open()), self._connect_timeout, self._clock)
+            await self._make_ready(protocol)
+            if not protocol.connected or self._stopping:
+                raise Unavailable(protocol.reason)
+            self._serve(protocol)
+        except Exception as error:
+            self._failed(error)
+            if protocol is not None:
+                protocol.abort(str(error))
+                await protocol.lost
+            raise
+        return protocol
 
     async def _make_ready(self, protocol: CommandProtocol) -> None:
         if self._prepare is not None:
@@ -370,54 +417,43 @@ class RedisConnection:
             finally:
                 self._preparing = None
 
-    async def _stay(self, protocol: CommandProtocol) -> float:
-        """Serve until the connection is lost; return how long it lasted, s."""
-        if not protocol.connected or self._stopping:
-            protocol.abort("the engine is stopped")
-            await protocol.lost
-            return 0
-        began = self.connected_at = self._clock.seconds()
+    def _serve(self, protocol: CommandProtocol) -> None:
+        self.connected_at = self._clock.seconds()
         self._protocol, self.trouble, self.proven = protocol, None, True
+        protocol.lost.addCallback(self._end, protocol).addErrback(self._log_failure)
         self._answer_first(None)
         self._ready()
-        await protocol.lost
+
+    def _end(self, _: None, protocol: CommandProtocol) -> None:
+        """The connection that served is lost."""
         self._protocol = None
         self.interruptions += 1
+        self._lasted = self._clock.seconds() - self.connected_at
         if not self._stopping:
             self.trouble = protocol.reason
             self._log.warn("Lost the connection {name} to Redis: {reason}", name=self._name, reason=protocol.reason)
         self._interrupted()
-        return float(self._clock.seconds() - began)
 
-    def _failed(self, error: Exception, failures: int) -> None:
+    def _log_failure(self, failure: Failure) -> None:
+        self._log.failure("The end of the connection {name} was not taken", failure, name=self._name)
+
+    def _pause(self, _: int) -> float:
+        """Return how long to wait for the next attempt, s. A connection that did not last is a failure, too."""
+        self._failures = 0 if self._lasted >= _LASTED else self._failures + 1
+        longest: float = min(_FIRST_PAUSE * 2 ** min(self._failures, 16), _LONGEST_PAUSE)
+        return longest * random.uniform(0.5, 1)
+
+    def _failed(self, error: Exception) -> None:
         if self._stopping:
             return
         text = str(error) or type(error).__name__
-        if failures == 0 or text != self.trouble:
+        if self._failures == 0 or text != self.trouble:
             self._log.warn("No connection {name} to Redis: {reason}", name=self._name, reason=text)
         self.trouble = text
         refused = isinstance(error, Misconfigured | ConfigError)
         if refused and not self._first and not self.proven:
             self._unusable(error)
         self._answer_first(error if refused else None)
-
-    async def _wait(self, seconds: float) -> None:
-        self._pause = Deferred()
-        call = self._clock.later(seconds, self._pause.callback, None)
-        try:
-            await self._pause
-        except CancelledError:
-            call.cancel()
-        finally:
-            self._pause = None
-
-    async def _connect(self) -> CommandProtocol:
-        self._attempt = limited(Deferred.fromCoroutine(self._open()), self._connect_timeout, self._clock)
-        try:
-            protocol: CommandProtocol = await self._attempt
-            return protocol
-        finally:
-            self._attempt = None
 
     async def _open(self) -> CommandProtocol:
         endpoint = await self._route.endpoint()

@@ -21,6 +21,7 @@ from pushserver.engine.redis import connection
 from pushserver.engine.redis.settings import RedisAddress
 from pushserver.server.clock import Clock
 from tests.certificates import certificates
+from tests.conftest import LoggedErrors
 
 from .nodes import KEPT, Cluster, impatient, publication, settings, until
 from .servers import RedisServer, free_port
@@ -284,6 +285,28 @@ def test_stopping_while_redis_hangs_as_a_connection_is_prepared_is_done_at_once(
     assert stopped.called
     assert first.called
     assert clock.getDelayedCalls() == []
+
+
+def test_it_comes_back_also_where_nobody_could_be_told_of_its_end(flush_errors: LoggedErrors) -> None:
+    clock, route = task.Clock(), PaperRoute()
+    link = connection.RedisConnection(Clock(clock), "one", route, settings("redis://127.0.0.1"))
+
+    def interrupted() -> None:
+        raise ZeroDivisionError
+
+    def greeted() -> None:
+        info = b"redis_version:7.0.0\r\nrun_id:1\r\n"
+        route.protocol.dataReceived(b"$%d\r\n%s\r\n" % (len(info), info))
+
+    link.start(interrupted=interrupted)
+    greeted()
+    link.drop("for once")
+    assert len(flush_errors(ZeroDivisionError)) == 1
+    assert (link.protocol, link.trouble, link.interruptions) == (None, "for once", 1)
+    clock.pump([0, 1])
+    greeted()
+    assert link.protocol is route.protocol
+    assert (link.attempts, link.trouble) == (2, None)
 
 
 @pytest.fixture
