@@ -59,6 +59,11 @@ def notify(node: Server, data: str) -> dict[str, object]:
     return {"offset": result["offset"], "epoch": result["epoch"]}
 
 
+def await_ready(node: Server) -> None:
+    """What is received comes over a connection of its own, which may be back later than the one for commands."""
+    wait_until(lambda: node.api("GET", "/readyz").status == 200, 30, "the node is ready")
+
+
 def test_a_stream_goes_on_at_another_node_after_redis_was_replaced(nodes: list[Server], redis: RedisServer) -> None:
     one, two = nodes
     with closing(Events(one, "?channels=news:a", Authorization=token(one, USER))) as events:
@@ -80,6 +85,8 @@ def test_a_stream_goes_on_at_another_node_after_redis_was_replaced(nodes: list[S
     redis.start()
     publish(two, 3)
     assert notify(two, "c")["epoch"] != newest["epoch"]
+    await_ready(one)
+    await_ready(two)
     with closing(Events(two, "?channels=news:a", Authorization=token(two, USER), Last_Event_ID=last)) as events:
         result = events.next()["data"]["results"]["news:a"]
         # That nothing is missing nobody can say; what is kept after the position follows.
