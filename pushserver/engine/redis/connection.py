@@ -218,6 +218,12 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
         lost.callback(None)
 
 
+class QuietFactory(Factory):
+    """Twisted's own says in the log that it starts and stops: two lines for each attempt while Redis is away."""
+
+    noisy = False
+
+
 class ConnectionRoute(Protocol):
     """Where a connection leads (`route.RedisRoute`)."""
 
@@ -457,7 +463,7 @@ class RedisConnection:
 
     async def _open(self) -> CommandProtocol:
         endpoint = await self._route.endpoint()
-        factory = Factory.forProtocol(lambda: self._build(self._clock))
+        factory = QuietFactory.forProtocol(lambda: self._build(self._clock))
         protocol: CommandProtocol = await endpoint.connect(factory)  # type: ignore[assignment]
         try:
             await self._greet(protocol)

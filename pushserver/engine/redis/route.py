@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
-from twisted.internet.protocol import Factory
 from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
 
 from pushserver.core.errors import ConfigError, Unavailable
 from pushserver.engine.deadlines import limited
 
-from .connection import CommandProtocol
+from .connection import CommandProtocol, QuietFactory
 from .settings import RedisAddress, sentinel_of
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class RedisRoute:
         return votes.most_common(1)[0][0]
 
     async def _ask(self, host: str, port: int) -> tuple[str, int] | None:
-        factory = Factory.forProtocol(lambda: CommandProtocol(self._clock))
+        factory = QuietFactory.forProtocol(lambda: CommandProtocol(self._clock))
         protocol: CommandProtocol = await self._tcp(host, port).connect(factory)  # type: ignore[assignment]
         try:
             reply = await protocol.send(_PATIENCE, "SENTINEL", "get-master-addr-by-name", self._service)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
+from twisted.logger import capturedLogs
 
 from pushserver.core import errors
 from pushserver.engine.interfaces import Credential, IdempotencyKey
@@ -26,6 +27,19 @@ async def refused(call: Callable[[], Deferred[Any]]) -> str:
     with pytest.raises(errors.Unavailable) as caught:
         await call()
     return caught.value.message
+
+
+async def test_attempts_to_connect_are_no_lines_in_the_log(cluster: Cluster, redis: RedisServer) -> None:
+    node = await cluster.start(redis.url)
+    with capturedLogs() as logged:
+        redis.kill()
+        await until(lambda: node.engine.trouble() is not None)
+        commands, before = node.engine._commands.commands, node.engine._commands.commands.attempts
+        await until(lambda: commands.attempts > before + 3, "it tries again")
+    said = [str(event["log_namespace"]).partition(".")[0] for event in logged]
+    assert "twisted" not in said
+    # Each of its connections: that it was lost, and that there is none.
+    assert 0 < len(said) <= 4
 
 
 async def test_what_cannot_be_promised_fails_at_once_while_redis_is_away(cluster: Cluster, redis: RedisServer) -> None:
