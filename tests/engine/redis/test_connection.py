@@ -277,14 +277,59 @@ def test_stopping_while_redis_hangs_as_a_connection_is_prepared_is_done_at_once(
 
     link = connection.RedisConnection(Clock(clock), "one", route, settings("redis://127.0.0.1"), prepare=prepare)
     first = link.start()
-    info = b"redis_version:7.0.0\r\nrun_id:1\r\n"
-    route.protocol.dataReceived(b"$%d\r\n%s\r\n" % (len(info), info))
+    greet(route)
     assert route.protocol.waiting == 1
     assert link.protocol is None
     stopped = Deferred.fromCoroutine(link.stop())
     assert stopped.called
     assert first.called
     assert clock.getDelayedCalls() == []
+
+
+def greet(route: PaperRoute) -> None:
+    """Redis on paper says what it is."""
+    info = b"redis_version:7.0.0\r\nrun_id:1\r\n"
+    route.protocol.dataReceived(b"$%d\r\n%s\r\n" % (len(info), info))
+
+
+def pause(clock: task.Clock) -> float:
+    """Let the clock go on to the next attempt; return how long that was, s."""
+    clock.advance(0)
+    (call,) = clock.getDelayedCalls()
+    seconds: float = call.getTime() - clock.seconds()
+    clock.advance(seconds)
+    return seconds
+
+
+def test_the_pause_grows_until_a_connection_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda least, most: most)
+    clock, route = task.Clock(), PaperRoute()
+    link = connection.RedisConnection(Clock(clock), "one", route, settings("redis://127.0.0.1"))
+    link.start()
+
+    def lost_after(seconds: float) -> float:
+        greet(route)
+        clock.advance(seconds)
+        link.drop("for once")
+        return round(pause(clock), 6)
+
+    assert [lost_after(4.9) for _ in range(7)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.0, 3.0]
+    assert [lost_after(5), lost_after(0)] == [0.05, 0.1]
+
+
+def test_what_cannot_be_prepared_is_closed_and_tried_again() -> None:
+    clock, route = task.Clock(), PaperRoute()
+
+    async def prepare(protocol: connection.CommandProtocol) -> None:
+        raise errors.Unavailable("not today")
+
+    link = connection.RedisConnection(Clock(clock), "one", route, settings("redis://127.0.0.1"), prepare=prepare)
+    first = link.start()
+    greet(route)
+    assert route.protocol.transport.disconnecting
+    assert (link.protocol, link.trouble, first.called) == (None, "not today", True)
+    pause(clock)
+    assert link.attempts == 2
 
 
 def test_it_comes_back_also_where_nobody_could_be_told_of_its_end(flush_errors: LoggedErrors) -> None:
@@ -294,17 +339,13 @@ def test_it_comes_back_also_where_nobody_could_be_told_of_its_end(flush_errors: 
     def interrupted() -> None:
         raise ZeroDivisionError
 
-    def greeted() -> None:
-        info = b"redis_version:7.0.0\r\nrun_id:1\r\n"
-        route.protocol.dataReceived(b"$%d\r\n%s\r\n" % (len(info), info))
-
     link.start(interrupted=interrupted)
-    greeted()
+    greet(route)
     link.drop("for once")
     assert len(flush_errors(ZeroDivisionError)) == 1
     assert (link.protocol, link.trouble, link.interruptions) == (None, "for once", 1)
-    clock.pump([0, 1])
-    greeted()
+    pause(clock)
+    greet(route)
     assert link.protocol is route.protocol
     assert (link.attempts, link.trouble) == (2, None)
 
