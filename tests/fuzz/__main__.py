@@ -1,11 +1,11 @@
 """Fuzz the parsers of what comes from outside, guided by coverage: ``make fuzz`` or ``python -m tests.fuzz``.
 
-    python -m tests.fuzz [--minutes 20] [--target NAME ...] [--keep] [--seed N] [--write]
+    python -m tests.fuzz [--minutes 20] [--target NAME ...] [--beside N] [--keep] [--seed N] [--write]
 
 Each target of `tests.fuzz.targets` runs for so many minutes, from its corpus in the tree and from what was found before
-in ``build/fuzz``. ``--keep`` writes into the tree what reached something new; ``--write`` puts the table into
-docs/security.md. A text that makes a target fail is left in ``build/fuzz`` and named. Exit status 1 where there is one,
-77 where atheris cannot be had for this Python.
+in ``build/fuzz``; as many run beside each other as there are processors. ``--keep`` writes into the tree the fewest
+texts that reach all that was reached; ``--write`` puts the table into docs/security.md. A text that makes a target fail
+is left in ``build/fuzz`` and named. Exit status 1 where there is one, 77 where atheris cannot be had for this Python.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import random
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -112,9 +114,13 @@ def fuzz(target: str, minutes: float, seed: int) -> Outcome:
 
 
 def keep(target: str) -> int:
-    """Write into the tree what the fuzzer kept, beside the seeds; return how many texts that are."""
+    """Write into the tree the fewest texts, beside the seeds, that reach all that was reached; return how many."""
     place = PLACE / target.replace(" ", "_")
-    texts = {path.read_bytes() for path in (place / "corpus").iterdir()} - set(TARGETS[target].seeds)
+    with tempfile.TemporaryDirectory(dir=place) as fewest:
+        status, said = _run(target, "-merge=1", f"-timeout={PATIENCE}", fewest, str(place / "corpus"))
+        if status:
+            raise RuntimeError(f"{target}: the texts could not be merged: {said[-500:]}")
+        texts = {path.read_bytes() for path in Path(fewest).iterdir()} - set(TARGETS[target].seeds)
     corpora.write(target, texts)
     return len(texts)
 
@@ -123,6 +129,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=20, help="for each target (default: 20)")
     parser.add_argument("--target", action="append", choices=sorted(TARGETS), help="only this one; may be repeated")
+    parser.add_argument(
+        "--beside",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="so many targets beside each other (default: processors)",
+    )
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     parser.add_argument("--keep", action="store_true", help="write what was found into the corpora in the tree")
     parser.add_argument("--write", action="store_true", help="put the table into docs/security.md")
@@ -133,14 +145,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"left out: atheris cannot be had here: {missing}", flush=True)
         return CANNOT_RUN
     outcomes: list[Outcome] = []
-    for target in options.target or TARGETS:
-        # What is instrumented takes a while to import, and on a busy machine longer than a short run.
-        print(f"{target} ...", flush=True)
-        outcome = fuzz(target, options.minutes, options.seed)
-        print("  ".join(outcome.cells()), flush=True)
-        if options.keep and not outcome.fault:
-            outcome = outcome._replace(texts=keep(target))
-        outcomes.append(outcome)
+    with ThreadPoolExecutor(options.beside) as lanes:
+        targets = options.target or list(TARGETS)
+        for future in as_completed([lanes.submit(fuzz, target, options.minutes, options.seed) for target in targets]):
+            outcome = future.result()
+            print("  ".join(outcome.cells()), flush=True)
+            if options.keep and not outcome.fault:
+                outcome = outcome._replace(texts=keep(outcome.target))
+            outcomes.append(outcome)
     if options.write:
         header = ["target", "minutes", "executions", "edges reached", "texts in the corpus", "faults"]
         replace_table(ROOT / "docs" / "security.md", TITLE, header, [outcome.cells() for outcome in outcomes])
