@@ -19,6 +19,8 @@ from tests.rawsocket import RawSocket
 HONEST: Final = "127.0.0.2"
 #: Pings in a row when they are asked for one: what a server puts off holds up one of them.
 IN_A_ROW: Final = 3
+#: How many one connection asks: beyond a burst it would be closed for asking too often.
+OF_ONE: Final = 60
 #: Seconds after which a server that does not answer serves nobody.
 PATIENCE: Final = 10.0
 
@@ -58,6 +60,8 @@ class _HonestUser:
         self._resting = threading.Event()
         self._client: RawSocket | None = None
         self._other: RawSocket | None = None
+        #: how many more pings it may ask
+        self._left = 0
         self._reader: RawSocket | None = None
         self._noting = threading.Lock()
         self._fared = NOTHING._replace(waits=[])
@@ -105,8 +109,11 @@ class _HonestUser:
     def _do_ping(self) -> list[float] | str:
         """Return when each of some pings in a row was asked and answered, by the monotonic clock, or what broke."""
         try:
-            if self._other is None:
-                self._other = self._sign_in()
+            if self._other is None or self._left < IN_A_ROW:
+                if self._other is not None:
+                    self._other.close()
+                self._other, self._left = self._sign_in(), OF_ONE
+            self._left -= IN_A_ROW
             moments = [time.monotonic()]
             for number in range(IN_A_ROW):
                 self._other.ask({"type": "ping", "id": number})
