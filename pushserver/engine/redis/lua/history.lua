@@ -18,9 +18,10 @@ end
 local ordered = known[3]
 local floor, latest, sorted = nil, 0, true
 local gone = false
-local head = '-'
+local head, count = '-', ordered and 1 or 20
 repeat
-  local entries = redis.call('XRANGE', KEYS[3], head, '+', 'COUNT', 20)
+  local entries = redis.call('XRANGE', KEYS[3], head, '+', 'COUNT', count)
+  count = 20
   for _, entry in ipairs(entries) do
     local offset, ends = parts(entry[1])
     if ends <= now then
@@ -57,13 +58,17 @@ if ARGV[3] ~= '' then
   end
   from = string.format('%d', tonumber(ARGV[3]) + (reverse and -1 or 1))
 end
+-- Where bytes are counted, no more is read than is given: as many as there is room for, were all of them as long as the
+-- longest so far.
+local longest = room
 while left > 0 do
-  -- A few at a time where bytes are counted, so that no more is read than is given.
-  local count = bounded and math.min(left, 50) or left
+  count = bounded and math.min(left, 50, math.max(1, math.floor(room / longest))) or left
   local entries = reverse and redis.call('XREVRANGE', KEYS[3], from, '-', 'COUNT', count)
     or redis.call('XRANGE', KEYS[3], from, '+', 'COUNT', count)
   for _, entry in ipairs(entries) do
-    room = room - #entry[2][2]
+    local size = #entry[2][2]
+    longest = #answer > 6 and math.max(longest, size) or math.max(1, size)
+    room = room - size
     if bounded and room < 0 and #answer > 6 then
       answer[6] = 1
       return answer
