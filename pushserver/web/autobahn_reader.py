@@ -225,6 +225,19 @@ class AutobahnReader(WebSocketServerProtocol):  # type: ignore[misc]
         if self._fragments:
             self._fragments = 0
 
+    def onMessageFrameBegin(self, length: int) -> None:
+        super().onMessageFrameBegin(length)
+        if self._isMessageCompressed:
+            # Autobahn counts all of a compressed frame here, and takes off what comes of each piece: what is still to
+            # come would leave less room for what it becomes, by how the octets are cut. Each piece counts as it comes.
+            self.message_data_total_length -= length
+
+    def onFrameData(self, payload: bytes) -> bool | None:
+        if self._isMessageCompressed and self.current_frame.opcode < rfc6455.CLOSE:
+            self.message_data_total_length += len(payload)
+        over: bool | None = super().onFrameData(payload)
+        return over
+
     def onMessageFrameEnd(self) -> None:
         super().onMessageFrameEnd()
         if not self.current_frame.fin:

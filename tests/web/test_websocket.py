@@ -168,6 +168,19 @@ def test_how_octets_are_cut_changes_nothing(octets: bytes, cuts: list[int], head
     assert told(pieces_of(octets, cuts), headers) == general
 
 
+@pytest.mark.parametrize(("size", "fits"), [(LIMIT, True), (LIMIT + 1, False)])
+def test_a_long_end_that_is_hardly_compressed_leaves_room_for_what_comes_before_it(size: int, fits: bool) -> None:
+    half = ping(1).ljust(LIMIT // 2)
+    engine, plain = zlib.compressobj(wbits=-12), zlib.compressobj(0, wbits=-12)
+    octets = engine.compress(half) + engine.flush(zlib.Z_SYNC_FLUSH)
+    octets += plain.compress(b" " * (size - len(half))) + plain.flush(zlib.Z_SYNC_FLUSH)[:-4]
+    said = frame(TEXT, octets, rsv=4)
+    for cut in range(len(said)):
+        answered = answers([said[:cut], said[cut:]], DEFLATE)
+        assert (b'"pong"' in answered) == fits
+        assert ((1009).to_bytes(2, "big") in answered) == (not fits)
+
+
 in_octets = st.sampled_from(
     [
         frame(BINARY, b"?"),
