@@ -20,13 +20,13 @@ class Watch:
         self._socket.settimeout(PATIENCE)
         self._socket.connect(redis.path)
         self._socket.sendall(encoded("MONITOR"))
-        self._heard = b""
+        self._received = b""
         self._until(b"+OK\r\n")
 
     def _until(self, mark: bytes) -> str:
-        while mark not in self._heard:
-            self._heard += self._socket.recv(1 << 16)
-        said, _, self._heard = self._heard.partition(mark)
+        while mark not in self._received:
+            self._received += self._socket.recv(1 << 16)
+        said, _, self._received = self._received.partition(mark)
         return said.decode()
 
     def entries(self) -> list[int]:
