@@ -81,13 +81,13 @@ class Inflation:
         if self._inflate is None:
             # The message's end was corrupt. Autobahn goes on with it where more comes in another piece.
             raise PayloadCorruptError("the message is corrupt")
-        # zlib takes 0 for no bound; one byte too many is as good.
-        bound = max(1, max_output_len or 0)
+        room = max(0, max_output_len or 0)
         try:
-            octets: bytes = self._inflate.decompress(data, bound)
+            # One byte more than there is room for shows that there is more: zlib may have read all and still hold some.
+            octets: bytes = self._inflate.decompress(data, room + 1)
         except zlib.error as problem:
             raise PayloadCorruptError(str(problem)) from None
-        if self._inflate.unconsumed_tail or len(octets) > (max_output_len or 0):
+        if len(octets) > room:
             raise PayloadExceededError("the message is too large")
         return octets
 

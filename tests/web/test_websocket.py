@@ -168,6 +168,17 @@ def test_how_octets_are_cut_changes_nothing(octets: bytes, cuts: list[int], head
     assert told(pieces_of(octets, cuts), headers) == general
 
 
+@pytest.mark.parametrize("missing", [0, 1])
+def test_no_message_is_taken_without_its_end(missing: int) -> None:
+    """Where a stream ends within a repetition, zlib has read all and holds what there was no room for."""
+    octets = deflated(ping(1).ljust(LIMIT + 1))
+    said = frame(TEXT, octets[: len(octets) - missing], rsv=4)
+    for cut in range(len(said)):
+        answered = answers([said[:cut], said[cut:]], DEFLATE)
+        assert b'"pong"' not in answered
+        assert (1009).to_bytes(2, "big") in answered
+
+
 @pytest.mark.parametrize(("size", "fits"), [(LIMIT, True), (LIMIT + 1, False)])
 def test_a_long_end_that_is_hardly_compressed_leaves_room_for_what_comes_before_it(size: int, fits: bool) -> None:
     half = ping(1).ljust(LIMIT // 2)
