@@ -240,7 +240,8 @@ class Stream(ResponseLine):
         # nginx and others that understand it: hand every event on at once.
         request.setHeader("x-accel-buffering", "no")
         first = messages.reply("subscription_success", None, data)
-        request.write(b"id: %b\ndata: %b\n\n" % (self._start.id(), first))
+        # By way of the outbox, which knows then whether the client is still reading it.
+        self.outbox.write_first(b"id: %b\ndata: %b\n\n" % (self._start.id(), first))
         self.outbox.resumeProducing()
         # As `Inbound` has it for what a stream's client asks for later.
         long_replies = self._context.rooms.hub.long_replies

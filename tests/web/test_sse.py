@@ -209,7 +209,7 @@ def test_an_output_is_followed_live_and_resumed_where_the_stream_broke(server: S
 
 
 def test_a_long_past_goes_on_behind_the_first_event(server: Server) -> None:
-    with closing(Events(server, "?channels=long:a", Authorization=token(server))) as events:
+    with closing(Events(server, "?channels=long:a", Authorization=token(server, "long"))) as events:
         events.next()
         publish(server, "long:a", 0)
         events.next()
@@ -217,7 +217,7 @@ def test_a_long_past_goes_on_behind_the_first_event(server: Server) -> None:
     text = "x" * 60_000
     for _ in range(8):
         server.api("POST", "/api/broadcast", {"channels": ["long:a"] * 10, "data": text})
-    with closing(Events(server, "?channels=long:a", Authorization=token(server), Last_Event_ID=last)) as events:
+    with closing(Events(server, "?channels=long:a", Authorization=token(server, "long"), Last_Event_ID=last)) as events:
         told = events.next()["data"]["results"]["long:a"]
         publish(server, "long:a", "live")
         assert told["recovered"] is True
