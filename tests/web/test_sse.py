@@ -33,6 +33,7 @@ from pushserver.server import clock, outbox
 from pushserver.server.cluster import PostOutcome
 from pushserver.server.connection import Connection
 from pushserver.server.outbox import Policy
+from pushserver.server.reply_room import LONG_REPLIES
 from pushserver.web.admission import Admission
 from pushserver.web.context import Context, Sections
 from pushserver.web.event_ids import EventIds, positions_of
@@ -588,7 +589,7 @@ class Streams:
         self.clock = Clock()
         self.node = rig.node
 
-    async def open(self, policy: Policy, channels: str, last_id: str = "") -> PaperRequest:
+    async def open(self, policy: Policy, channels: str, last_id: str = "", blocked: bool = False) -> PaperRequest:
         rig, node = self.rig, self.node
         admission = Admission(
             allowed_origins=(),
@@ -615,6 +616,7 @@ class Streams:
         door = EventStreams(context, _tickets, self.posts)
         self.door = door
         request = PaperRequest(rig.token("ann"), channels, last_id)
+        request.blocked = blocked
         opened = Deferred.fromCoroutine(door._open(request))
         await rig.until_idle()
         await opened
@@ -654,6 +656,28 @@ async def test_a_stream_ends_where_a_message_with_a_position_is_left_out(streams
     missed = [message["data"] for name in ("kept:a", "kept:b") for message in results[name]["messages"]]
     assert missed == [f"a{n}" for n in range(1, 20)] + [f"b{n}" for n in range(20)]
     again.finish()
+
+
+async def test_a_user_has_a_few_streams_whose_long_first_event_is_unread(streams: Streams) -> None:
+    request = await streams.open(Policy.DISCONNECT, "kept:a")
+    last_id = request.events[-1][0]
+    request.finish()
+    await streams.publish("kept:a", *["x" * 50_000] * 10)
+
+    async def told(blocked: bool) -> tuple[PaperRequest, int]:
+        request = await streams.open(Policy.DISCONNECT, "kept:a", last_id, blocked)
+        return request, len(request.events[0][1]["data"]["results"]["kept:a"]["messages"])
+
+    unread = [await told(blocked=True) for _ in range(LONG_REPLIES + 1)]
+    assert [count for _, count in unread] == [10] * LONG_REPLIES + [5]
+    # One that is read, and one that ends, leave their places to others.
+    unread[0][0].unblock()
+    unread[1][0].finish()
+    unread += [await told(blocked=True) for _ in range(3)]
+    assert [count for _, count in unread[LONG_REPLIES + 1 :]] == [10, 10, 5]
+    for request, _ in unread:
+        if not request.finished:
+            request.finish()
 
 
 async def test_a_stream_goes_on_where_what_is_left_out_has_no_position(streams: Streams) -> None:
