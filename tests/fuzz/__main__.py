@@ -118,9 +118,10 @@ def keep(target: str) -> int:
     place = PLACE / target.replace(" ", "_")
     with tempfile.TemporaryDirectory(dir=place) as fewest:
         status, said = _run(target, "-merge=1", f"-timeout={PATIENCE}", fewest, str(place / "corpus"))
-        if status:
-            raise RuntimeError(f"{target}: the texts could not be merged: {said[-500:]}")
-        texts = {path.read_bytes() for path in Path(fewest).iterdir()} - set(TARGETS[target].seeds)
+        texts = {path.read_bytes() for path in Path(fewest).iterdir()}
+    if status or not texts:
+        raise RuntimeError(f"{target}: the texts could not be merged: {said[-500:]}")
+    texts -= set(TARGETS[target].seeds)
     corpora.write(target, texts)
     return len(texts)
 

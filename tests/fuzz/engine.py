@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 import atheris
@@ -17,7 +18,9 @@ def main() -> None:
         with failures_raised():
             target.parse(octets)
 
-    atheris.Setup([sys.argv[0], *sys.argv[2:], f"-max_len={target.max_size}"], one)
+    # Where it merges, libFuzzer begins itself again, by a shell.
+    itself = f"{shlex.quote(sys.executable)} -m tests.fuzz.engine {shlex.quote(sys.argv[1])}"
+    atheris.Setup([itself, *sys.argv[2:], f"-max_len={target.max_size}"], one)
     atheris.Fuzz()
 
 
