@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from pushserver.config.sections import NAMESPACE, ROLE, SECTIONS, keys_of
-from pushserver.config.values import InvalidValue, Setting, shown
+from pushserver.config.values import InvalidValue, Setting, one_line, shown
 from pushserver.core.channels import Namespace, configured
 from pushserver.core.errors import ConfigError
 
@@ -133,7 +133,7 @@ def _syntax(problem: str, path: str) -> str:
     match = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", problem, re.DOTALL)
     if match is None:
         return f"line {max(1, len(Path(path).read_text(encoding='utf-8').splitlines()))}: {problem}"
-    return f"line {match[2]}, column {match[3]}: {' '.join(match[1].split())}"
+    return f"line {match[2]}, column {match[3]}: {one_line(match[1])}"
 
 
 def _word(key: str) -> str:

@@ -190,8 +190,17 @@ def shown(value: Any, setting: Setting | None = None) -> str:
         plain = repr(value)
     # Whatever stands between the scheme and the host of an address may be a password.
     plain = re.sub(r"(://)[^\"]*@", r"\1***@", plain)
-    plain = "".join(character if character.isprintable() else "?" for character in plain)
+    plain = _printable(plain)
     return plain if len(plain) <= 120 else plain[:117] + "..."
+
+
+def one_line(problem: str) -> str:
+    """What another library says of a mistake, on one line: it may quote what was given."""
+    return _printable(" ".join(problem.split()))
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 # -- endpoints --------------------------------------------------------------------------------------------------------
@@ -274,8 +283,7 @@ def endpoint(*, empty: bool = False) -> Setting:
             if positional[0] != "systemd":
                 serverFromString(object(), value)  # type: ignore[no-untyped-call]
         except Exception as problem:
-            said = " ".join(str(problem).split())
-            raise InvalidValue(said[:160]) from None
+            raise InvalidValue(one_line(str(problem))[:160]) from None
         _check_port(positional, keywords)
         return value
 

@@ -295,6 +295,12 @@ def test_a_mistake_in_the_file(write: Write, text: str, expected: str) -> None:
     assert expected in line
 
 
+def test_what_a_library_quotes_of_a_file_moves_no_cursor(write: Write) -> None:
+    said = mistake(write('[server]\nlisten = ["smoke\\b\\u001b[2J:80"]'))
+    assert "Unknown endpoint type: 'smoke??[2j'" in said
+    assert said.isprintable()
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing.toml")
     assert mistake(missing) == f"{missing}: cannot be read: No such file or directory"
