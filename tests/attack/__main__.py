@@ -52,7 +52,7 @@ TITLE: Final = "Attacks"
 
 #: Seconds that strangers go on with each attack, and a user: what the store grows by is a rate and a first burst.
 STRANGERS_TIME: Final = 2.0
-USERS_TIME: Final = 6.0
+USERS_TIME: Final = 4.5
 #: How often a text is tried until it grows no more than it may: what else the server does meanwhile, a collection or a
 #: timer, comes by chance, and does not come each time.
 TRIES: Final = 5
