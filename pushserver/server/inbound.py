@@ -56,7 +56,6 @@ class Inbound:
         "_farewell",
         "_granted",
         "_held",
-        "_long",
         "_long_replies",
         "_paused",
         "_queue",
@@ -64,6 +63,7 @@ class Inbound:
         "_running",
         "_session",
         "_turns",
+        "_unread",
     )
 
     _log = Logger()
@@ -89,8 +89,8 @@ class Inbound:
         self._counted: str | None = None
         #: whether the next operation has waited for its turn
         self._granted = False
-        #: whether the socket did not take the last long reply at once
-        self._long = False
+        #: bytes that were answered since the socket last had all: an answer may come in many frames
+        self._unread = 0
         #: the effects of the frame that is being handled, then frames with the moments of their arrival
         self._queue: deque[Effect | tuple[bytes, int]] | None = None
         #: the bytes of these frames
@@ -251,9 +251,9 @@ class Inbound:
 
     def _release(self) -> None:
         """What was waited for is over, but for a long reply that is not read yet."""
-        if self._long and self._connection.outbox.stalled and self._connection.open:
+        if self._unread > SHORT_REPLY and self._connection.outbox.stalled and self._connection.open:
             return
-        self._long = False
+        self._unread = 0
         self._long_replies.release(self._connection)
 
     def _next_turn(self) -> Deferred[None]:
@@ -275,8 +275,7 @@ class Inbound:
             if effect.error is not None:
                 self._note_error(effect.error, effect.reason)
             self._connection.send(effect.payload)
-            if len(effect.payload) > SHORT_REPLY:
-                self._long = self._connection.outbox.stalled
+            self._unread += len(effect.payload)
         elif type(effect) is Perform:
             if self._turns.crowded and not self._granted and self._connection.user_id in self._turns.crowded:
                 self._put_first((effect,))
