@@ -132,7 +132,7 @@ def _syntax(problem: str, path: str) -> str:
     """tomllib's words with the place first: ``line 3, column 5: Invalid value``."""
     match = re.fullmatch(r"(.*) \(at line (\d+), column (\d+)\)", problem, re.DOTALL)
     if match is None:
-        return f"line {max(1, len(Path(path).read_text(encoding='utf-8').splitlines()))}: {problem}"
+        return f"line {max(1, len(Path(path).read_text(encoding='utf-8').splitlines()))}: {one_line(problem)}"
     return f"line {match[2]}, column {match[3]}: {one_line(match[1])}"
 
 

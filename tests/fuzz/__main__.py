@@ -117,7 +117,9 @@ def keep(target: str) -> int:
     """Write into the tree the fewest texts, beside the seeds, that reach all that was reached; return how many."""
     place = PLACE / target.replace(" ", "_")
     with tempfile.TemporaryDirectory(dir=place) as fewest:
-        status, said = _run(target, "-merge=1", f"-timeout={PATIENCE}", fewest, str(place / "corpus"))
+        status, said = _run(
+            target, "-merge=1", f"-timeout={PATIENCE}", f"-artifact_prefix={place}/", fewest, str(place / "corpus")
+        )
         texts = {path.read_bytes() for path in Path(fewest).iterdir()}
     if status or not texts:
         raise RuntimeError(f"{target}: the texts could not be merged: {said[-500:]}")
