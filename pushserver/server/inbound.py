@@ -89,7 +89,7 @@ class Inbound:
         self._counted: str | None = None
         #: whether the next operation has waited for its turn
         self._granted = False
-        #: bytes that were answered since the socket last had all: an answer may come in many frames
+        #: bytes that were answered since what was waited for was last over: an answer may come in many frames
         self._unread = 0
         #: the effects of the frame that is being handled, then frames with the moments of their arrival
         self._queue: deque[Effect | tuple[bytes, int]] | None = None

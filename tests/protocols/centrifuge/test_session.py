@@ -16,8 +16,10 @@ from pushserver.core.channels import Namespace, Namespaces, Rule
 from pushserver.core.effects import ReadOn
 from pushserver.core.errors import Code, Unavailable
 from pushserver.core.positions import Position
+from pushserver.core.publication import body
 from pushserver.core.rate_limit import Rates
 from pushserver.core.tokens import Keys, TokenRules
+from pushserver.engine.interfaces import PAGE_BYTES
 from pushserver.manhole.tracing import MessageWatch
 from pushserver.protocols.centrifuge import calls, session
 from pushserver.protocols.centrifuge.pushes import ChannelNames
@@ -571,6 +573,25 @@ async def test_presence_is_told_by_connection(place: LocalNode, language: Any) -
     assert (await bob.call(presence_stats={"channel": "chat:a"}))["presence_stats"]["num_clients"] == 2
     error(108, await bob.call(presence={"channel": "kept:a"}))
     error(103, await bob.call(presence={"channel": "user:ann"}))
+
+
+async def test_a_user_has_a_few_long_recoveries_unread(place: LocalNode, language: Any) -> None:
+    for _ in range(10):
+        await place.node.publishing.publish("kept:a", "message", body("x" * (reply_room.SHORT_REPLY // 2)))
+    crowd = [Sdk(place, language) for _ in range(reply_room.LONG_REPLIES)]
+    for one in crowd:
+        await one.connect("ann")
+        one.socket.blocked = True
+        # The answer is many pushes behind a reply, and none of these frames is long.
+        one.send({"id": 9, "subscribe": {"channel": "kept:a", "recover": True}})
+    late = Sdk(place, language)
+    await late.connect("ann")
+    await place.until(lambda: all(one.answer_to(9) for one in crowd))
+    long_replies = place.node.hub.long_replies
+    assert long_replies.size(late.connection) == reply_room.SHORT_REPLY
+    crowd[0].socket.unblock()
+    assert long_replies.size(late.connection) == PAGE_BYTES
+    assert [p["offset"] for p in crowd[0].published("kept:a")] == [*range(1, 11)]
 
 
 # -- calls ------------------------------------------------------------------------------------------------------------
