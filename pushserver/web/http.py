@@ -450,6 +450,8 @@ class PushChannel(HTTPChannel):
         transport: Any = self.transport
         self._ended = True
         self._waits = None
+        # Else each line behind the one that was refused is still cut off what came with it.
+        self.clearLineBuffer()
         transport.unregisterProducer()
         transport.resumeProducing()
         self._disconnect(Failure(ConnectionDone()))

@@ -138,3 +138,27 @@ async def test_the_server_hangs_up_whatever_the_other_side_does(
             await inside.empty()
         finally:
             found.__exit__(None, None, None)
+
+
+async def test_what_is_behind_a_refused_line_is_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[bytes] = []
+    received = http.PushChannel.lineReceived
+
+    def note(channel: http.PushChannel, line: bytes) -> None:
+        lines.append(line)
+        received(channel, line)
+
+    monkeypatch.setattr(http.PushChannel, "lineReceived", note)
+    heads = 4 * (GET % b"/healthz").replace(b"\r\n\r\n", b"\r\n" + b"A: a\r\n" * 2_500 + b"\r\n")
+
+    def ask(number: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", number), timeout=30) as one:
+            one.sendall(heads)
+            return one.recv(65_536)
+
+    async with running(tmp_path) as inside:
+        answer = await deferToThread(ask, inside.port)
+        await inside.empty()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    # The request line, a header more than there may be, and the line that shows where that one ends.
+    assert len(lines) == http.PushChannel.maxHeaders + 3
