@@ -27,7 +27,7 @@ from pushserver.server.client_requests import ClientRequests
 from pushserver.server.clock import Clock
 from pushserver.server.concurrency import begin
 from pushserver.server.connection import Connection
-from pushserver.server.reply_room import SHORT_REPLY, LongReplies
+from pushserver.server.reply_room import LongReplies
 from pushserver.server.sign_in import AuthenticationFailed
 from pushserver.server.stats import Counters
 
@@ -250,11 +250,9 @@ class Inbound:
         self._run()
 
     def _release(self) -> None:
-        """What was waited for is over, but for a long reply that is not read yet."""
-        if self._unread > SHORT_REPLY and self._connection.outbox.stalled and self._connection.open:
-            return
+        """What was waited for is over, but for a long answer that is not read yet."""
+        self._long_replies.answered(self._connection, self._unread)
         self._unread = 0
-        self._long_replies.release(self._connection)
 
     def _next_turn(self) -> Deferred[None]:
         turn: Deferred[None] = Deferred()

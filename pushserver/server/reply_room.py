@@ -115,8 +115,16 @@ class LongReplies:
             self._counts[owner] = count + 1
         return PAGE_BYTES
 
+    def answered(self, connection: Connection, size: int) -> None:
+        """An answer of so many bytes was written: a long one keeps its place until it has been read."""
+        outbox = connection.outbox
+        if size > SHORT_REPLY and outbox.stalled and connection.open:
+            outbox.drained().addCallback(lambda _: self.release(connection))
+        else:
+            self.release(connection)
+
     def release(self, connection: Connection) -> None:
-        """The reply was short, or has been read, or the connection is over."""
+        """Nothing long is unread any more, or the connection is over."""
         owner = self._owners.pop(connection, None)
         if owner is not None:
             count = self._counts[owner] - 1

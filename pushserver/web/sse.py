@@ -35,7 +35,6 @@ from pushserver.protocols.native import messages
 from pushserver.protocols.native.framing import FIRST_PING
 from pushserver.protocols.native.session import NativeSession, reply_of
 from pushserver.server.cluster import PostOutcome
-from pushserver.server.reply_room import SHORT_REPLY
 from pushserver.server.sign_in import note_failed
 from pushserver.server.tasks import user_channel
 from pushserver.server.waiting import Mark
@@ -243,12 +242,7 @@ class Stream(ResponseLine):
         # By way of the outbox, which knows then whether the client is still reading it.
         self.outbox.write_first(b"id: %b\ndata: %b\n\n" % (self._start.id(), first))
         self.outbox.resumeProducing()
-        # As `Inbound` has it for what a stream's client asks for later.
-        long_replies = self._context.rooms.hub.long_replies
-        if len(first) > SHORT_REPLY and self.outbox.stalled:
-            self.outbox.drained().addCallback(lambda _: long_replies.release(self.connection))
-        else:
-            long_replies.release(self.connection)
+        self._context.rooms.hub.long_replies.answered(self.connection, len(first))
 
     def _goodbye(self, close: Close) -> bytes:
         data = {"code": close.code, "reason": close.reason}
