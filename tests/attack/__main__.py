@@ -37,7 +37,7 @@ from typing import Any, Final, NamedTuple
 from tests.attack.attackers import Attacker, Vigil, Way
 from tests.attack.honest import HONEST, Honest, require
 from tests.attack.measures import memory, p99, processor
-from tests.attack.results import TWICE, Growth, Result, TextResult, worst, worst_text
+from tests.attack.results import GROWTH, TWICE, Growth, Result, TextResult, worst, worst_text
 from tests.attack.rows import APPEND, FULL, KEPT, LONG, OUTPUT_SIZE, OUTPUTS, PLACES, ROWS, Row, room
 from tests.attack.texts import SIZE, TEXTS, TIMES, Text, Visit
 from tests.certificates import certificates
@@ -58,6 +58,8 @@ USERS_TIME: Final = 4.5
 TRIES: Final = 5
 #: Sockets of a user that stay when a row is over, to be seen off.
 LEFT: Final = 3
+#: How often, a tenth of a second apart, it is looked whether the store grew no more than it may.
+LOOKS: Final = 20
 TRANSPORTS: Final = ("tcp", "ssl", "unix", "haproxy:tcp")
 ENGINES: Final = ("embedded", "redis")
 #: What the server has beside the usual; the first is unknown to one without a door for SDKs of Centrifugo.
@@ -96,13 +98,10 @@ def _files(folder: Path) -> Store:
 
 def _keys(redis: RedisServer) -> Store:
     def octets() -> int:
-        # Without what Redis has for its clients: answers on their way are nothing that is kept. Redis counts its
-        # clients' memory a few times a second, so the least of some looks is nearest to what stays.
-        found = []
-        for _ in range(6):
-            found += re.findall(r"used_memory_dataset:(\d+)", redis.command("INFO", "memory"))
-            time.sleep(0.05)
-        return min(int(octets) for octets in found)
+        # Without what Redis has for its clients: answers on their way are nothing that is kept.
+        found = re.search(r"used_memory_dataset:(\d+)", redis.command("INFO", "memory"))
+        assert found is not None
+        return int(found[1])
 
     def channels() -> int:
         return int(redis.command("EVAL", "return #redis.call('KEYS', 'push:history:*')", "0").strip()[1:])
@@ -217,7 +216,7 @@ class Attack:
                 watch()
         octets, channels, began = place.store.octets(), place.store.channels(), time.monotonic()
         attacker.go_on(row, seconds or (USERS_TIME if row.user else STRANGERS_TIME), watch)
-        growth = Growth(place.store.octets() - octets, place.store.channels() - channels, time.monotonic() - began)
+        growth = self._growth(octets, channels, time.monotonic() - began)
         self._vigil.add(attacker, time.monotonic())
         fared = honest.fared()
         result = Result(
@@ -233,6 +232,17 @@ class Attack:
             result = result._replace(broken=problem)
         self.results.append(result)
         return result
+
+    def _growth(self, octets: int, channels: int, seconds: float) -> Growth:
+        """Return what the store came to hold in so many seconds. Redis notes only now and then what its clients have of
+        its memory: where answers are on their way, what is kept is known once they have gone."""
+        store = self._place.store
+        for _ in range(LOOKS):
+            growth = Growth(store.octets() - octets, store.channels() - channels, seconds)
+            if growth.rate <= GROWTH:
+                break
+            time.sleep(0.1)
+        return growth
 
     def _fill(self, task: str, user: str) -> None:
         """Make a task with outputs that hold all that is kept of them."""
