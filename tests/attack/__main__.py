@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import re
 import resource
 import shutil
 import sqlite3
@@ -34,10 +33,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import redis as plain
+
 from tests.attack.attackers import Attacker, Vigil, Way
 from tests.attack.honest import HONEST, Honest, require
 from tests.attack.measures import memory, p99, processor
-from tests.attack.results import GROWTH, TWICE, Growth, Result, TextResult, worst, worst_text
+from tests.attack.results import TWICE, Growth, Result, TextResult, worst, worst_text
 from tests.attack.rows import APPEND, FULL, KEPT, LONG, OUTPUT_SIZE, OUTPUTS, PLACES, ROWS, Row, room
 from tests.attack.texts import SIZE, TEXTS, TIMES, Text, Visit
 from tests.certificates import certificates
@@ -58,8 +59,6 @@ USERS_TIME: Final = 4.5
 TRIES: Final = 5
 #: Sockets of a user that stay when a row is over, to be seen off.
 LEFT: Final = 3
-#: How often, a tenth of a second apart, it is looked whether the store grew no more than it may.
-LOOKS: Final = 20
 TRANSPORTS: Final = ("tcp", "ssl", "unix", "haproxy:tcp")
 ENGINES: Final = ("embedded", "redis")
 #: What the server has beside the usual; the first is unknown to one without a door for SDKs of Centrifugo.
@@ -98,10 +97,10 @@ def _files(folder: Path) -> Store:
 
 def _keys(redis: RedisServer) -> Store:
     def octets() -> int:
-        # Without what Redis has for its clients: answers on their way are nothing that is kept.
-        found = re.search(r"used_memory_dataset:(\d+)", redis.command("INFO", "memory"))
-        assert found is not None
-        return int(found[1])
+        # What is on its way to clients is not kept. INFO counts it once a second, CLIENT LIST does now.
+        with plain.Redis(port=redis.port) as client:
+            memory, clients = client.pipeline().info("memory").client_list().execute()
+        return int(memory["used_memory"]) - sum(int(each["tot-mem"]) for each in clients)
 
     def channels() -> int:
         return int(redis.command("EVAL", "return #redis.call('KEYS', 'push:history:*')", "0").strip()[1:])
@@ -216,7 +215,7 @@ class Attack:
                 watch()
         octets, channels, began = place.store.octets(), place.store.channels(), time.monotonic()
         attacker.go_on(row, seconds or (USERS_TIME if row.user else STRANGERS_TIME), watch)
-        growth = self._growth(octets, channels, time.monotonic() - began)
+        growth = Growth(place.store.octets() - octets, place.store.channels() - channels, time.monotonic() - began)
         self._vigil.add(attacker, time.monotonic())
         fared = honest.fared()
         result = Result(
@@ -232,17 +231,6 @@ class Attack:
             result = result._replace(broken=problem)
         self.results.append(result)
         return result
-
-    def _growth(self, octets: int, channels: int, seconds: float) -> Growth:
-        """Return what the store came to hold in so many seconds. Redis notes only now and then what its clients have of
-        its memory: where answers are on their way, what is kept is known once they have gone."""
-        store = self._place.store
-        for _ in range(LOOKS):
-            growth = Growth(store.octets() - octets, store.channels() - channels, seconds)
-            if growth.rate <= GROWTH:
-                break
-            time.sleep(0.1)
-        return growth
 
     def _fill(self, task: str, user: str) -> None:
         """Make a task with outputs that hold all that is kept of them."""
