@@ -137,7 +137,8 @@ class RedisDeliveries:
 
     async def _begin(self, webhook: str, age: int) -> DeliveryState:
         keys = [*self._names.webhook(webhook), self._names.events, self._names.outbox]
-        cursor, gone, held, *rest = await self._write("webhook_begin", keys, age)
+        lost = self._commands.lowest_version
+        cursor, gone, held, *rest = await self._write("webhook_begin", keys, age, lost)
         subjects = [
             HeldSubject(subject.decode(), *map(int, state.split()))
             for subject, state in zip(rest[::2], rest[1::2], strict=True)

@@ -230,10 +230,6 @@ class EventService:
                 sender.abandon()
         except Unavailable:
             await self._clock.sleep(AGAIN)
-            # The lease may have gone with the store's data, and how far webhooks have come, too. A node that has just
-            # started would begin with what comes from now on, so it is not waited until the lease is due.
-            if self._running:
-                await self._renew()
 
     async def _stop_senders(self, names: Sequence[str], patience: float) -> None:
         for name in names:

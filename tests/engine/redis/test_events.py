@@ -16,7 +16,7 @@ from pushserver.core.settling import SETTLING
 from pushserver.engine.interfaces import DEAD_TTL, DeadEvent
 from pushserver.server.clock import Clock
 
-from .nodes import Cluster
+from .nodes import KEPT, Cluster, publication
 from .servers import RedisServer
 
 DOCS = Path(__file__).parents[3] / "docs" / "events.md"
@@ -72,6 +72,26 @@ async def test_what_another_program_adds_makes_nobody_begin_anew(cluster: Cluste
     nothing = await node.events.read(foreign, 10, MANY)
     assert (nothing.events, nothing.lost) == ([], False)
     client.close()
+
+
+async def test_a_node_that_starts_soon_after_a_loss_leaves_out_nothing_that_came_since(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    node = await cluster.start(redis.url)
+    assert await node.deliveries.lease(60_000)
+    await node.events.append([event(0)])
+    await node.deliveries.begin("mail", 0)
+    redis.command("FLUSHALL")
+    await node.broker.publish(publication("news:a", 1), KEPT, None)
+    await node.events.append([event(1)])
+    young = await cluster.start(redis.url)
+    assert await young.deliveries.lease(60_000)
+    begun = await young.deliveries.begin("mail", 0)
+    page = await young.events.read(begun.cursor, 10, MANY)
+    assert [msgspec.json.decode(each.body)["data"] for each in page.events] == [{"userId": "1"}]
+    # A minute later it is one that nobody knew before.
+    young.engine._commands.lowest_version -= 60_000
+    assert (await young.deliveries.begin("post", 0)).cursor == page.last
 
 
 async def test_a_wall_clock_that_is_set_ahead_drops_no_dead_event(cluster: Cluster, redis: RedisServer) -> None:

@@ -1,8 +1,14 @@
--- KEYS: 2 the webhook, 3 its subjects, 4 what it holds, 5 events, 6 their state    ARGV: 2 how long ago it begins, ms
+-- KEYS: 2 the webhook, 3 its subjects, 4 what it holds, 5 events, 6 their state    ARGV: 2 how long ago it begins, ms,
+-- 3 when data was lost last, ms, or 1
 -- Returns the cursor, the address whose receiver is gone, how many events are held, then subject and state in turns.
 local cursor, gone = unpack(redis.call('HMGET', KEYS[2], 'cursor', 'gone'))
 if not cursor then
-  local before = redis.call('XREVRANGE', KEYS[5], string.format('%d', milliseconds() - ARGV[2] - 1), '-', 'COUNT', 1)
+  local since, lost = milliseconds() - ARGV[2], tonumber(ARGV[3])
+  -- The cursor may have been lost then, too: who begins soon after it begins with all that came since.
+  if since > lost and since - lost < 60000 then
+    since = lost
+  end
+  local before = redis.call('XREVRANGE', KEYS[5], string.format('%d', since - 1), '-', 'COUNT', 1)
   cursor = #before > 0 and before[1][1] or redis.call('HGET', KEYS[6], 'floor') or '0'
   redis.call('HSET', KEYS[2], 'cursor', cursor)
 end
