@@ -120,7 +120,6 @@ class RedisIngest:
                 await self._commands.run("lease", self._keys[:1], self._token, 0)
             except errors.Unavailable:
                 pass
-        await self._connection.stop()
 
     async def _run(self) -> None:
         while not self._stopping:

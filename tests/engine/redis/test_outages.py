@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs
 
 from pushserver.core import errors
 from pushserver.engine.interfaces import Credential, IdempotencyKey
-from pushserver.engine.redis import engine
+from pushserver.engine.redis import connection, engine
 
 from .nodes import KEPT, Cluster, contents, events, eventually, impatient, patiently, publication, until
 from .proxy import Proxy
@@ -27,6 +27,22 @@ async def refused(call: Callable[[], Deferred[Any]]) -> str:
     with pytest.raises(errors.Unavailable) as caught:
         await call()
     return caught.value.message
+
+
+async def test_a_node_stops_while_some_of_its_connections_are_away(
+    cluster: Cluster, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_FIRST_PAUSE", 60.0)
+    monkeypatch.setattr(connection, "_LONGEST_PAUSE", 60.0)
+    node = await cluster.start(redis.url)
+    links = node.engine._links
+    node.engine.ingest.start(lambda *_: succeed(None))
+    await until(lambda: all(link.protocol for link in links), "all are connected")
+    for link in links[:2]:
+        link.drop("the test says so")
+    await until(lambda: all(link._failures for link in links[:2]), "they wait for their next attempts")
+    await node.engine.stop()
+    assert [link.trouble for link in links] == ["the engine is stopped"] * 3
 
 
 async def test_attempts_to_connect_are_no_lines_in_the_log(cluster: Cluster, redis: RedisServer) -> None:
