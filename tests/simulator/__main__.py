@@ -67,8 +67,8 @@ def _plans(options: argparse.Namespace) -> int:
 
 def _one(options: argparse.Namespace, plan: Plan) -> int:
     """Run one plan, with everything that somebody may want to see of it."""
-    from .checker import judge
     from .run import run
+    from .suite import broken
 
     if options.keep is not None:
         plan = plan.keeping(frozenset(int(each) for each in options.keep.split(",") if each))
@@ -80,7 +80,7 @@ def _one(options: argparse.Namespace, plan: Plan) -> int:
     history = run(plan, print if options.log else None)
     if options.history is not None:
         options.history.write_text(history)
-    violations = judge(history)
+    violations = broken(history)
     for violation in violations[:_SHOWN]:
         print(violation)
     if len(violations) > _SHOWN:

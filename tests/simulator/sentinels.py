@@ -45,6 +45,12 @@ class Sentinel(ServerFactory):
 
     def __init__(self, master: str) -> None:
         self.master = master
+        self._failovers = 0
+
+    def learn(self, failovers: int, master: str) -> None:
+        """Take in what became of so many failovers, unless a later one is known already."""
+        if failovers > self._failovers:
+            self._failovers, self.master = failovers, master
 
     def buildProtocol(self, addr: object) -> _Session:
         return _Session(self)
@@ -61,6 +67,7 @@ class Sentinels:
         self._world = world
         self.replica = replica
         self.ready = True
+        self._failovers = 0
         replica.model.master = False
         self._sentinels = [Sentinel(master.host) for _ in SENTINELS]
         for number, (host, sentinel) in enumerate(zip(SENTINELS, self._sentinels, strict=True), 1):
@@ -71,9 +78,10 @@ class Sentinels:
         new, self.replica, self.ready = self.replica, old, False
         new.model.restart(data)
         new.model.master, new.model.followed = True, False
+        self._failovers += 1
         for sentinel in self._sentinels:
             moment = self._world.now + self._world.chance.uniform(0, LEARNING)
-            self._world.at(moment, setattr, sentinel, "master", new.host)
+            self._world.at(moment, sentinel.learn, self._failovers, new.host)
         return new
 
     def follow(self, master: SimulatedRedis) -> None:

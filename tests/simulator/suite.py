@@ -62,15 +62,19 @@ def silence() -> None:
     globalLogBeginner.beginLoggingTo([lambda event: None], redirectStandardIO=False, discardBuffer=True)
 
 
+def broken(history: str) -> list[Violation]:
+    """Return what a history breaks; that it cannot be judged is a fault, too."""
+    try:
+        return judge(history)
+    except Unjudged as problem:
+        return [Violation("unjudged", 0, str(problem))]
+
+
 def try_seed(seed: int, options: Options) -> Verdict:
     """Run a seed's plan, and judge it. What raises says in which seed."""
     try:
         history = run(options.plan(seed))
-        try:
-            violations = judge(history)
-        except Unjudged as problem:
-            violations = [Violation("unjudged", 0, str(problem))]
-        return Verdict(seed, violations, under_way(history))
+        return Verdict(seed, broken(history), under_way(history))
     except Exception as problem:
         problem.add_note(f"in seed {seed}: {options.words()}")
         raise
@@ -115,6 +119,6 @@ def smaller(seed: int, rule: str, options: Options) -> tuple[Plan, list[int]]:
     """Return a smaller plan of a seed that still breaks a rule, and the numbers of its steps."""
 
     def breaks(plan: Plan) -> bool:
-        return any(each.rule == rule for each in judge(run(plan)))
+        return any(each.rule == rule for each in broken(run(plan)))
 
     return shrink(options.plan(seed), breaks, SHRINKING)
