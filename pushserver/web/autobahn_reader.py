@@ -207,6 +207,11 @@ class AutobahnReader(WebSocketServerProtocol):  # type: ignore[misc]
         if self.current_frame is not None:
             end = max(end, at + self.current_frame.length - self.current_frame_masker.pointer() - len(self.data))
         self._dataReceived(data[at:end])
+        held = 0
+        while not self.is_up and not self.is_gone and len(self.data) not in (0, held):
+            # Autobahn stops where it refused something. What it holds behind that may be the client's own close.
+            held = len(self.data)
+            self._dataReceived(b"")
         return min(end, len(data))
 
     def close_with(self, code: int, reason: str) -> None:

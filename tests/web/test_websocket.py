@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.internet import task
 from twisted.internet.error import ConnectionDone
@@ -161,6 +161,7 @@ def pieces_of(octets: bytes, cuts: list[int]) -> list[bytes]:
 
 
 @settings(max_examples=300, deadline=None)
+@example(frame(TEXT, deflated(b" " * (LIMIT + 1)), rsv=4) + frame(CLOSE, b"\x03\xe8bye"), [], DEFLATE)
 @given(stream, cuts, st.sampled_from([UPGRADE, DEFLATE]))
 def test_how_octets_are_cut_changes_nothing(octets: bytes, cuts: list[int], headers: dict[str, str]) -> None:
     general = told([octets[n : n + 1] for n in range(len(octets))], headers)
