@@ -407,6 +407,9 @@ class RedisConnection:
             if not protocol.connected or self._stopping:
                 raise Unavailable(protocol.reason)
             self._serve(protocol)
+            if self._stopping:
+                # By who was told of it: the service has given this attempt up.
+                raise Unavailable(protocol.reason)
         except Exception as error:
             self._failed(error)
             if protocol is not None:

@@ -332,6 +332,17 @@ def test_what_cannot_be_prepared_is_closed_and_tried_again() -> None:
     assert link.attempts == 2
 
 
+def test_it_may_be_stopped_by_who_is_told_that_it_is_ready() -> None:
+    clock, route = task.Clock(), PaperRoute()
+    link = connection.RedisConnection(Clock(clock), "one", route, settings("redis://127.0.0.1"))
+    stopping: list[Deferred[None]] = []
+    link.start(ready=lambda: stopping.append(Deferred.fromCoroutine(link.stop())))
+    greet(route)
+    clock.advance(0)
+    assert [each.called for each in stopping] == [True]
+    assert (link.protocol, link.trouble, clock.getDelayedCalls()) == (None, "the engine is stopped", [])
+
+
 def test_it_comes_back_also_where_nobody_could_be_told_of_its_end(flush_errors: LoggedErrors) -> None:
     clock, route = task.Clock(), PaperRoute()
     link = connection.RedisConnection(Clock(clock), "one", route, settings("redis://127.0.0.1"))
