@@ -31,11 +31,13 @@ class StoreMark(msgspec.Struct, frozen=True):
         marks: those that its database may have, the newest first.
         file: device and inode of the database.
         closed: whether the server that wrote this has ended in order.
+        versions: the version that a new state of a task had at least.
     """
 
     marks: tuple[str, ...] = ()
     file: tuple[int, int] = (0, 0)
     closed: bool = False
+    versions: int = 1
 
     def fits(self, mark: str | None, file: tuple[int, int]) -> bool:
         """Return whether a database with this mark, in this file, is the one that was here last."""

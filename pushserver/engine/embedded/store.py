@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 from twisted.python.failure import Failure
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pushserver.engine.interfaces import InboxRules
+
+#: How many versions one task may have had since the store was opened, where the clock does not say more: it may have
+#: been set back since.
+_CHANGES: Final = 100_000
 
 
 class BatchItem(Protocol):
@@ -133,8 +137,8 @@ class Store:
         self.epochs.load(self._secret, *self._life)
         kept = self._marks.read()
         if not self._database.fresh or used:
-            # It may be an older copy. Versions that were given out since then are below the time of now, in ms.
-            self.lowest_version = max(self.lowest_version, now)
+            # It may be an older copy.
+            self._raise_versions(1 if kept is None else kept.versions)
         if self._database.fresh:
             if used:
                 remarks.append(
@@ -188,7 +192,7 @@ class Store:
 
     def _write_mark(self, *marks: str, closed: bool = False) -> bool:
         try:
-            self._marks.write(StoreMark(marks, self._database.identity or (0, 0), closed))
+            self._marks.write(StoreMark(marks, self._database.identity or (0, 0), closed, self.lowest_version))
         except OSError:
             # Whatever keeps this file from being written meets the store as well. The mark stays what it was.
             return False
@@ -228,7 +232,12 @@ class Store:
         self.inboxes.forget()
         self.histories.forget()
         self.epochs.load(self._secret, generation, passed)
-        self.lowest_version = max(self.lowest_version, self.now)
+        self._raise_versions()
+
+    def _raise_versions(self, known: int = 1) -> None:
+        """Let versions go on above all that were given out, also where the clock was set back: ``known`` was the lowest
+        of a new state then."""
+        self.lowest_version = max(self.now, max(self.lowest_version, known) + _CHANGES)
 
     def close(self) -> None:
         if self._lock is not None and self._mark is not None and not self._displaced:

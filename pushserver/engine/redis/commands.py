@@ -87,6 +87,8 @@ class RedisCommands:
         self._secret: bytes | None = None
         #: the version that a new state of a task has at least
         self.lowest_version = 1
+        #: when the generation moved on, by Redis' time, ms; 1 where it never did
+        self.moved_at = 1
         self.fill = FillLevel("redis.url")
         self._moved: Callable[[], None] | None = None
         self._unread_lost: Callable[[str], None] | None = None
@@ -173,9 +175,8 @@ class RedisCommands:
                 raise Unavailable(str(result.value))
         attach = self._scripts["attach"]
         fresh = (_token(), secrets.token_bytes(32), self.generation, move, self.writes, "evicts" if self.evicts else "")
-        reply = protocol.send(
-            limit, "EVALSHA", attach.digest, 1, self._names.server, info["run_id"], *fresh, FORMAT, int(self._marked)
-        )
+        known = (FORMAT, int(self._marked), self.lowest_version)
+        reply = protocol.send(limit, "EVALSHA", attach.digest, 1, self._names.server, info["run_id"], *fresh, *known)
         try:
             found, *others = self._checked(attach, [self._names.server], await reply)
         except Refusal as error:
@@ -186,15 +187,15 @@ class RedisCommands:
                 f"the data under {self._names.prefix!r} is of format {said!r}, to be read by {reader!r} and later:"
                 f" this version is {FORMAT}"
             )
-        self._secret, lowest, writes, marked = others
+        self._secret, lowest, writes, marked, moved = others
         self._marked = marked == 1
-        generation, self.lowest_version = found.decode(), int(lowest)
+        generation, self.lowest_version, self.moved_at = found.decode(), int(lowest), int(moved)
         if generation == self.generation:
             self.writes = max(self.writes, writes)
         else:
             self.writes = writes
-            known, self.generation = self.generation, generation
-            if known:
+            before, self.generation = self.generation, generation
+            if before:
                 self._log.warn("Redis answers with a new history: every position moves on")
                 if self._moved is not None:
                     self._moved()

@@ -137,8 +137,7 @@ class RedisDeliveries:
 
     async def _begin(self, webhook: str, age: int) -> DeliveryState:
         keys = [*self._names.webhook(webhook), self._names.events, self._names.outbox]
-        lost = self._commands.lowest_version
-        cursor, gone, held, *rest = await self._write("webhook_begin", keys, age, lost)
+        cursor, gone, held, *rest = await self._write("webhook_begin", keys, age, self._commands.moved_at)
         subjects = [
             HeldSubject(subject.decode(), *map(int, state.split()))
             for subject, state in zip(rest[::2], rest[1::2], strict=True)

@@ -75,7 +75,7 @@ _PARTS: Final[dict[str, tuple[str, ...]]] = {
 #: What each script may reply: a word, and behind it the kinds of what follows, of which i is a number, b text, and n
 #: nothing. Beside these any may say `_REFUSALS`, as far as it builds on what does.
 _REPLIES: Final[dict[str, str]] = {
-    "attach": "[^:]+:bbii|format:bb",
+    "attach": "[^:]+:bbiib|format:bb",
     "publish": "ok:(ib)?|absent:",
     "history": "ok:biibi(i[bn])*",
     "history_clear": "ok:",

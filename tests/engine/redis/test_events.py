@@ -90,7 +90,7 @@ async def test_a_node_that_starts_soon_after_a_loss_leaves_out_nothing_that_came
     page = await young.events.read(begun.cursor, 10, MANY)
     assert [msgspec.json.decode(each.body)["data"] for each in page.events] == [{"userId": "1"}]
     # A minute later it is one that nobody knew before.
-    young.engine._commands.lowest_version -= 60_000
+    young.engine._commands.moved_at -= 60_000
     assert (await young.deliveries.begin("post", 0)).cursor == page.last
 
 

@@ -1,13 +1,16 @@
 -- A node (re)connected. Where another process answers under this data than before, what was given out since the data
--- was last saved may be lost: every epoch moves on, and versions of tasks go on above all that were given out (those
--- are below the time of now, in ms).
+-- was last saved may be lost: every epoch moves on, and versions of tasks go on above all that were given out.
 -- KEYS: server    ARGV: 1 run id, 2 a fresh generation, 3 a fresh secret, 4 the generation that the node knew, or '',
 --       5 'move': that one shall hold no longer, 6 how many writes the node knows of, 7 'evicts' where Redis may,
---       8 the format that the node reads, 9 '1' where the data had a mark of the process when the node attached, or '0'
+--       8 the format that the node reads, 9 '1' where the data had a mark of the process when the node attached, or '0',
+--       10 the lowest version of a new state that the node knew
 -- Returns the generation that holds, the secret of this data, the lowest version of a new state, how many writes the
--- data knows of, and whether it has a mark of the process, 1 or 0; or 'format' with the data's own and the oldest that
--- can read it, where that is no format of the node's.
+-- data knows of, whether it has a mark of the process, 1 or 0, and when its generation moved on, ms, 1 where it never did;
+-- or 'format' with the data's own and the oldest that can read it, where that is no format of the node's.
 local KEPT = 32
+-- How many versions one task may have had in one generation, where the clock does not say more: it may have been set
+-- back since.
+local CHANGES = 100000
 local MARK = KEYS[1] .. ':process'
 local written = redis.call('HMGET', KEYS[1], 'format', 'min_reader')
 local format, reader = tonumber(written[1] or 1), tonumber(written[2] or 1)
@@ -19,8 +22,8 @@ if format < tonumber(ARGV[8]) then
 end
 redis.call('HSETNX', KEYS[1], 'secret', ARGV[3])
 local known = redis.call('HMGET', KEYS[1], 'run_id', 'generation', 'secret', 'versions', 'generations', 'lost',
-  'writes', 'marked')
-local generation, versions = known[2], known[4]
+  'writes', 'marked', 'moved')
+local generation, versions, moved = known[2], known[4], known[9]
 local function names(text)
   local found = {}
   for each in string.gmatch(text or '', '%S+') do
@@ -53,8 +56,10 @@ local function in_memory()
   return redis.call('OBJECT', 'ENCODING', MARK) == 'embstr'
 end
 local loaded = (known[8] or ARGV[9] == '1' and generation == ARGV[4]) and not in_memory()
--- Above all that were given out, also where the generation moves twice within a millisecond.
-local above = math.max(milliseconds(), tonumber(string.match(versions or '', ' (%d+)$') or 0) + 1)
+local now = milliseconds()
+-- Above all that were given out, also where the clock was set back, or the data knows of less than the node does.
+local lowest = math.max(tonumber(string.match(versions or '', ' (%d+)$') or 0), tonumber(ARGV[10]))
+local above = math.max(now, lowest + CHANGES)
 if not generation or known[1] ~= ARGV[1] or older or loaded or back and generation == ARGV[4] then
   redis.call('HSET', KEYS[1], 'run_id', ARGV[1], 'generation', ARGV[2])
   versions = (generation or ARGV[4] ~= '') and string.format('%d', above) or '1'
@@ -65,7 +70,10 @@ elseif versions then
 end
 -- They stand beside the generation: a node of an older version moves that alone.
 versions = versions or string.format('%d', above)
-redis.call('HSET', KEYS[1], 'versions', generation .. ' ' .. versions, 'generations', joined(all))
+moved = string.match(moved or '', '^' .. generation .. ' (%d+)$') or versions == '1' and versions
+  or string.format('%d', now)
+redis.call('HSET', KEYS[1], 'versions', generation .. ' ' .. versions, 'moved', generation .. ' ' .. moved,
+  'generations', joined(all))
 if ARGV[7] == 'evicts' then
   redis.call('HSET', KEYS[1], 'evicts', 1)
 else
@@ -82,4 +90,4 @@ if marked == 1 then
 else
   redis.call('HDEL', KEYS[1], 'marked')
 end
-return {generation, known[3], versions, writes, marked}
+return {generation, known[3], versions, writes, marked, moved}
