@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from twisted.internet.defer import Deferred, DeferredList
@@ -21,6 +22,7 @@ from pushserver.engine.fill_level import FillLevel
 from pushserver.engine.interfaces import EPOCH_PERIOD, ONCE_TTL
 
 from .connection import Misconfigured, Part, RedisConnection, Refusal, Reply, parse_info
+from .gathered import GatheredWrites
 from .scripts import Script, load
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 FORMAT: Final = 2
 #: A server that says so will not take our writes on this connection any more: look for another master.
 _LEAVE: Final = ("READONLY", "MASTERDOWN", "NOAUTH")
+_FENCED: Final = "the lease that this write was made under is lost"
 #: So often a script is tried anew after the generation moved on under it.
 _ATTEMPTS: Final = 3
 #: The commands that are sent beside scripts, and measured.
@@ -57,6 +60,7 @@ class RedisCommands:
         self._clock = clock
         self._names = names
         self._scripts = load()
+        self._appends = GatheredWrites(clock, partial(self.run_in_epoch, "output_append", [], durable=True))
         self._replicas = settings.wait_replicas
         self._allow_eviction = settings.allow_eviction
         #: the policy by which Redis may evict what it keeps; empty where it does not
@@ -259,13 +263,15 @@ class RedisCommands:
         return reply[1:] if reply and reply[0] == b"ok" else reply
 
     async def _run(self, name: str, keys: Sequence[str], *arguments: Part, durable: bool, waited: bool) -> list[Reply]:
+        # An append that was asked for before this comes before it.
+        self._appends.send()
         connection = self.durables if durable else self.commands
         began = self._clock.seconds()
         try:
             script = self._scripts[name]
             reply = self._checked(script, keys, await self._evaluate(connection, script, keys, arguments))
             if reply and reply[0] == b"fence":
-                raise Unavailable("the lease that this write was made under is lost")
+                raise Unavailable(_FENCED)
             if durable and waited and self.waits:
                 await self.replicated()
         finally:
@@ -289,12 +295,15 @@ class RedisCommands:
         if script.may_reply(reply):
             checked: list[Reply] = reply
             return checked
+        raise self._misshapen(script, keys)
+
+    def _misshapen(self, script: Script, keys: Sequence[str]) -> Unavailable:
         self.refused += 1
         key = next((each for each in keys if each != self._names.server), self._names.server)
         self._log.error(
             "Redis' reply to the script {name} for {key} has a shape that is not its own", name=script.name, key=key
         )
-        raise Unavailable(f"Redis' reply to the script {script.name} has a shape that is not its own")
+        return Unavailable(f"Redis' reply to the script {script.name} has a shape that is not its own")
 
     async def run_in_epoch(
         self, name: str, keys: Sequence[str], *arguments: Part, durable: bool = False, waited: bool = True
@@ -334,23 +343,48 @@ class RedisCommands:
         """`run_in_epoch` for a script that checks a key and a fence; ``once`` holds the key's name
         beside it; ``content`` is a digest of what the key is used for; ``told`` is what the backend is told of it, as
         `pushserver.engine.redis.events.packed` makes it."""
+        every, whole = self._written(keys, arguments, once, told, content)
+        return await self.run_in_epoch(name, every, *whole, durable=durable, waited=waited)
+
+    def _written(
+        self,
+        keys: Sequence[str],
+        arguments: Sequence[Part],
+        once: tuple[str, IdempotencyKey] | None,
+        told: bytes,
+        content: bytes,
+    ) -> tuple[Sequence[str], Sequence[Part]]:
+        """Return the keys and the arguments of a write, behind those by which the generation is checked."""
         server = self._names.server
         key, lease, ttl, token = server, server, "", ""
         if once is not None:
             key, ttl = once[0], str(ONCE_TTL)
             if once[1].fence is not None:
                 lease, token = self._names.lease(once[1].fence.lease), once[1].fence.token
-        return await self.run_in_epoch(
-            name,
+        return (
             [key, lease, *keys, self._names.events, self._names.outbox],
-            ttl,
-            token,
-            *arguments,
-            told,
-            content,
-            durable=durable,
-            waited=waited,
+            [ttl, token, *arguments, told, content],
         )
+
+    def append(
+        self, keys: Sequence[str], *arguments: Part, once: tuple[str, IdempotencyKey] | None
+    ) -> Deferred[list[int | str]]:
+        """`write` for an append to an output, with those that are made in the same turn."""
+        every, whole = self._written(keys, arguments, once, b"", b"")
+        # The generation is checked once for all of them, so these places are empty here.
+        packed = self._appends.add([self._names.server, *every], ["", "", *whole])
+        return packed.addCallback(self._appended, keys)
+
+    def _appended(self, packed: bytes, keys: Sequence[str]) -> list[int | str]:
+        script = self._scripts["output_append"]
+        answer = script.answer(packed)
+        if answer is None:
+            raise self._misshapen(script, keys)
+        if answer[0] == "failed":
+            raise self._refusal(self.durables, str(answer[1]))
+        if answer[0] == "fence":
+            raise Unavailable(_FENCED)
+        return answer
 
     # -- replicas -----------------------------------------------------------------------------------------------------
 

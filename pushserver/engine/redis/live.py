@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from twisted.internet.interfaces import IDelayedCall
+    from twisted.python.failure import Failure
 
     from pushserver.core.output import OutputPublication
     from pushserver.engine.interfaces import EngineClock
@@ -85,6 +86,11 @@ def channel_ended(channel: str, position: Position | None, told: Position | None
     if position is None or told is None or not channel.startswith(output.PREFIX):
         return False
     return told.offset == position.offset + 1
+
+
+def _stands(failure: Failure) -> None:
+    """What lies before a write cannot be read; it stands all the same."""
+    failure.trap(errors.Unavailable)
 
 
 class Live:
@@ -413,14 +419,16 @@ class Live:
         """As `ChannelFeeds.reached`."""
         await self.feeds.reached(channel, position)
 
-    async def _answered(self, publication: Publication) -> None:
+    def answered(self, publication: Publication) -> Deferred[None] | None:
+        """Redis has answered that it keeps this: return what fires when the listener was notified of all up to it, or
+        will be when the positions are compared; None where it was."""
         waiting = self.feeds.answered(publication)
+        return None if waiting is None else waiting.addErrback(_stands)
+
+    async def _answered(self, publication: Publication) -> None:
+        waiting = self.answered(publication)
         if waiting is not None:
-            try:
-                await waiting
-            except errors.Unavailable:
-                # The write stands; the listener is notified when the positions are compared.
-                pass
+            await waiting
 
     # -- life ---------------------------------------------------------------------------------------------------------
 

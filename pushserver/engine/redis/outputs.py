@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pushserver.engine.interfaces import IdempotencyKey
 
     from .commands import RedisCommands
-    from .connection import Reply
     from .live import Live
     from .names import Names
     from .output_pages import OutputPages
@@ -59,20 +58,9 @@ class RedisOutputs:
         attempt: int | None,
         once: IdempotencyKey | None,
     ) -> Deferred[OutputTaken]:
-        return Deferred.fromCoroutine(self._append(task_id, new, producer, attempt, once))
-
-    async def _append(
-        self,
-        task_id: str,
-        new: NewOutput,
-        producer: Producer | None,
-        attempt: int | None,
-        once: IdempotencyKey | None,
-    ) -> OutputTaken:
         channel = output.channel_of(new.name, task_id)
-        live, literal = self._names.live(channel), output.literal(new.kind, new.body)
-        reply = await self._commands.write(
-            "output_append",
+        literal = output.literal(new.kind, new.body)
+        answer = self._commands.append(
             [self._names.task(task_id), *self._names.output(channel), self._names.stale],
             new.name,
             new.kind.value,
@@ -81,24 +69,35 @@ class RedisOutputs:
             "" if attempt is None else attempt,
             *(("", "", "") if producer is None else (producer.id, producer.epoch, producer.seq)),
             self._max_bytes,
-            "" if self._commands.waits else live,
+            "" if self._commands.waits else self._names.live(channel),
             literal,
             new.timestamp,
             MAX_OUTPUTS,
             task_id,
             once=None if once is None else (self._names.once(OUTPUT_KEYS, task_id, once), once),
         )
-        if reply[0] == b"duplicate":
-            offset, epoch = reply[1].decode().split(" ")
-            return OutputTaken(int(offset), epoch, duplicate=True)
-        if reply[0] == b"repeat":
-            return OutputTaken(int(reply[1]), reply[2].decode(), duplicate=True, cancel_requested=bool(reply[3]))
-        self.check(reply)
-        offset, epoch, wish, before = int(reply[0]), reply[1].decode(), bool(reply[2]), int(reply[3])
-        self.note(new, int(reply[4]))
-        line = f"o {offset} {epoch} {self._commands.writes} {before} {new.timestamp} 0\n".encode() + literal
-        await self._live.appended(live, line)
-        return OutputTaken(offset, epoch, cancel_requested=wish)
+        # No coroutine: there is one of these for each token.
+        return answer.addCallback(self._taken, channel, new, literal)
+
+    def _taken(
+        self, answer: list[int | str], channel: str, new: NewOutput, literal: bytes
+    ) -> OutputTaken | Deferred[OutputTaken]:
+        word, *rest = answer
+        if word == "duplicate":
+            offset, of = str(rest[0]).split(" ")
+            return OutputTaken(int(offset), of, duplicate=True)
+        if word == "repeat":
+            return OutputTaken(int(rest[0]), str(rest[1]), duplicate=True, cancel_requested=bool(rest[2]))
+        self.check(answer)
+        reached, epoch, before = int(rest[0]), str(rest[1]), int(rest[3])
+        self.note(new, int(rest[4]))
+        taken = OutputTaken(reached, epoch, cancel_requested=bool(rest[2]))
+        if self._commands.waits:
+            line = f"o {reached} {epoch} {self._commands.writes} {before} {new.timestamp} 0\n".encode() + literal
+            told: Deferred[None] | None = Deferred.fromCoroutine(self._live.appended(self._names.live(channel), line))
+        else:
+            told = self._live.answered(output.appended(channel, epoch, (before, reached), literal, new.timestamp))
+        return taken if told is None else told.addCallback(lambda _: taken)
 
     def note(self, new: NewOutput, trimmed: int) -> None:
         """Count what was appended, and the bytes of the oldest that went for it."""
@@ -136,26 +135,26 @@ class RedisOutputs:
         )  # fmt: skip
 
     @staticmethod
-    def check(reply: Sequence[Reply]) -> None:
+    def check(answer: Sequence[int | str]) -> None:
         """Raise what a script refused an append with, where it did."""
-        match reply[0]:
-            case b"unknown":
+        match answer[0]:
+            case "unknown":
                 raise errors.NotFound("no such task")
-            case b"attempt":
-                raise errors.Conflict(f"the task is in attempt {reply[1]}")
-            case b"ended":
+            case "attempt":
+                raise errors.Conflict(f"the task is in attempt {answer[1]}")
+            case "ended":
                 raise errors.Conflict("the task has ended")
-            case b"kind":
-                raise errors.Conflict(f"the output holds {reply[1].decode()}")
-            case b"many":
+            case "kind":
+                raise errors.Conflict(f"the output holds {answer[1]}")
+            case "many":
                 output.check_number(MAX_OUTPUTS)
-            case b"begin":
+            case "begin":
                 raise errors.Invalid("a producer's epoch begins at seq 0")
-            case b"fenced":
-                raise ProducerConflict("the producer has a later epoch", int(reply[1]), int(reply[2]))
-            case b"gap":
+            case "fenced":
+                raise ProducerConflict("the producer has a later epoch", int(answer[1]), int(answer[2]))
+            case "gap":
                 raise ProducerConflict(
-                    "appends of the producer are missing before this one", int(reply[1]), int(reply[2])
+                    "appends of the producer are missing before this one", int(answer[1]), int(answer[2])
                 )
             case _:
                 return

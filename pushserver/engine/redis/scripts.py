@@ -7,7 +7,11 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .connection import Reply
 
 #: What each script builds on, in order. ``epoch`` checks the generation, ``write`` the fence and the key of
@@ -30,7 +34,7 @@ _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "task_create": ("clock", "epoch", "events", "write"),
     "task_replace": ("clock", "epoch", "events", "write", "inbox", "outputs"),
     "task_restart": ("clock", "epoch", "events", "write", "inbox", "outputs"),
-    "output_append": ("clock", "epoch", "events", "write", "outputs"),
+    "output_append": ("clock", "epoch", "events", "outputs"),
     "output_read": ("clock", "epoch", "outputs"),
     "outputs_kept": ("clock", "epoch"),
     "outputs_sweep": ("clock", "epoch", "outputs"),
@@ -72,8 +76,11 @@ _PARTS: Final[dict[str, tuple[str, ...]]] = {
     "dead_retry": (),
 }
 
-#: What each script may reply: a word, and behind it the kinds of what follows, of which i is a number, b text, and n
-#: nothing. Beside these any may say `_REFUSALS`, as far as it builds on what does.
+#: Scripts that carry out several calls at once, and what each of these builds on beside.
+_CALLS: Final[dict[str, tuple[str, ...]]] = {"output_append": ("write",)}
+
+#: What each script may reply, or answer to each of its calls: a word, and behind it the kinds of what follows, of which
+#: i is a number, b text, and n nothing. Beside these any may say `_REFUSALS`, as far as it builds on what does.
 _REPLIES: Final[dict[str, str]] = {
     "attach": "[^:]+:bbiib|format:bb",
     "publish": "ok:(ib)?|absent:",
@@ -142,42 +149,72 @@ class _Kinds(dict[type, str]):
         return "?"
 
 
-_KINDS: Final = _Kinds({int: "i", bytes: "b", type(None): "n"})
+_KINDS: Final = _Kinds({int: "i", bytes: "b", str: "b", type(None): "n"})
+
+_unpack: Final = msgspec.msgpack.Decoder(list[int | str]).decode
 
 
 class Script:
     """A script's text, and the digest under which Redis knows it."""
 
-    __slots__ = ("_checks", "_replies", "digest", "name", "text")
+    __slots__ = ("_answers", "_checks", "_replies", "digest", "name", "text")
 
     def __init__(self, name: str, text: str) -> None:
         self.name = name
         self.text = text
         self.digest = sha1(text.encode()).hexdigest()
-        parts = _PARTS[name]
+        parts, of_calls = _PARTS[name], _CALLS.get(name)
         self._checks = "epoch" in parts
-        refusals = (_REFUSALS[part] for part in parts if part in _REFUSALS)
-        self._replies = re.compile("|".join((_REPLIES[name], *refusals)))
+        self._replies = _shapes("ok:b*" if of_calls else _REPLIES[name], parts)
+        self._answers = _shapes(f"{_REPLIES[name]}|failed:b", of_calls or ())
 
     def may_reply(self, reply: Reply) -> bool:
         """Return whether a reply has one of the shapes of this script's."""
         if type(reply) is not list or not reply or type(reply[0]) is not bytes:
             return False
-        word, *more = reply[0].split(b" ")
+        return self._fits(self._replies, reply[0].decode("latin-1"), reply)
+
+    def answer(self, packed: bytes) -> list[int | str] | None:
+        """Return what a script that carries out several calls answers to one of them, or None where that has none of
+        its shapes."""
+        try:
+            answer = _unpack(packed)
+        except msgspec.MsgspecError:
+            return None
+        if not answer or not isinstance(answer[0], str):
+            return None
+        return answer if self._fits(self._answers, answer[0], answer) else None
+
+    def _fits(self, shapes: re.Pattern[str], head: str, reply: Sequence[Reply]) -> bool:
+        word, *more = head.split(" ")
         # Who checks the generation says how many writes the data knows of, and which keys it noticed.
-        if self._checks and word == b"ok":
-            if not (more and more[0].isdigit() and all(more)):
+        if self._checks and word == "ok":
+            if not (more and more[0].isdecimal() and all(more)):
                 return False
         elif more:
             return False
         kinds = "".join(map(_KINDS.__getitem__, map(type, reply[1:])))
-        return self._replies.fullmatch(f"{word.decode('latin-1')}:{kinds}") is not None
+        return shapes.fullmatch(f"{word}:{kinds}") is not None
+
+
+def _shapes(own: str, parts: Sequence[str]) -> re.Pattern[str]:
+    return re.compile("|".join((own, *(_REFUSALS[part] for part in parts if part in _REFUSALS))))
+
+
+def _text(name: str) -> str:
+    """Return the text of a script."""
+    place = files(__package__) / "lua"
+
+    def read(*names: str) -> str:
+        return "\n".join((place / f"{each}.lua").read_text("utf-8") for each in names)
+
+    if name not in _CALLS:
+        return read(*_PARTS[name], name)
+    # In the function its own KEYS and ARGV stand before those of the script.
+    body = f"local function carry_out(KEYS, ARGV)\n{read(*_CALLS[name], name)}\nend"
+    return "\n".join((read(*_PARTS[name]), body, read("calls")))
 
 
 def load() -> dict[str, Script]:
     """Return all scripts by name."""
-    place = files(__package__) / "lua"
-    return {
-        name: Script(name, "\n".join((place / f"{part}.lua").read_text("utf-8") for part in (*parts, name)))
-        for name, parts in _PARTS.items()
-    }
+    return {name: Script(name, _text(name)) for name in _PARTS}

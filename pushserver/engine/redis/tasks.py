@@ -161,7 +161,7 @@ class RedisTasks:
         happened = not reply or reply[0] not in _REFUSED
         self._live.changed(event, tag, channels, happened)
         if not happened:
-            self._outputs.check(reply)
+            self._outputs.check([each.decode() if isinstance(each, bytes) else each for each in reply])
             return bool(reply[0] == b"duplicate")
         if reply and output is not None:
             self._outputs.note(output, int(reply[2]))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from twisted.internet.defer import Deferred, DeferredList, gatherResults
 
-from pushserver.core import output
+from pushserver.core import errors, output
 from pushserver.core.positions import Position
 from pushserver.core.task import Status, TaskState
-from pushserver.engine.interfaces import OutputTaken, TaskEvent
+from pushserver.engine.interfaces import Fence, IdempotencyKey, OutputTaken, TaskEvent
+from pushserver.engine.redis.scripts import Script
 from tests.contracts.nodes import RunningNode
 
 from .nodes import Cluster, events
@@ -142,3 +144,82 @@ async def test_what_is_closed_or_goes_on_is_not_touched_by_the_sweep(
     await node.outputs.sweep()
     assert redis.command("HGETALL", "push:output:main/t") == before
     assert redis.command("EXISTS", "push:writing") == ":0\r\n"
+
+
+def sizes(node: RunningNode) -> list[int]:
+    """How many appends each call of their script has, from now on."""
+    gathered, found = node.engine._commands._appends, list[int]()
+    call = gathered._call
+
+    def counted(packed: bytes) -> object:
+        found.append(len(msgspec.msgpack.decode(packed)))
+        return call(packed)
+
+    gathered._call = counted
+    return found
+
+
+async def test_what_is_appended_in_one_turn_takes_few_calls_and_keeps_its_order(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    node = await cluster.start(redis.url, position_check=60_000)
+    await node.tasks.create(TaskEvent("task_created", FIRST), None)
+    await node.broker.subscribe("output:main/t")
+    asked = sizes(node)
+    turn = [append(node, f"{n} ") for n in range(25)]
+    # The end of the task is asked for behind them, in the same turn.
+    taken, ended = await gatherResults(
+        [gatherResults([Deferred.fromCoroutine(each) for each in turn]),
+         node.tasks.replace(TaskEvent("task_completed", ENDED), None, None)]
+    )  # fmt: skip
+    text = "".join(f"{n} " for n in range(25))
+    assert ([each.offset for each in taken][-1], ended) == (len(text), True)
+    assert asked == [10, 10, 5]
+    page = await node.outputs.read("t", "main", None, 1_000)
+    assert (page.body.decode(), page.closed) == (text, True)
+    told = await node.received(26)
+    assert [bytes(each.data).decode().strip('"') for each in told] == [*(f"{n} " for n in range(25)), "null"]
+
+
+async def test_much_text_in_one_turn_is_not_one_call(cluster: Cluster, redis: RedisServer) -> None:
+    node = await cluster.start(redis.url, position_check=60_000)
+    await node.tasks.create(TaskEvent("task_created", FIRST), None)
+    asked = sizes(node)
+    taken = await gatherResults([Deferred.fromCoroutine(append(node, "x" * 60_000)) for _ in range(6)])
+    assert (asked, taken[-1].offset) == ([3, 3], 360_000)
+
+
+async def test_what_one_append_fails_with_is_not_what_those_beside_it_do(cluster: Cluster, redis: RedisServer) -> None:
+    node = await cluster.start(redis.url)
+    await node.tasks.create(TaskEvent("task_created", FIRST), None)
+    redis.command("SET", "push:output:broken/t", "no output")
+    lost = IdempotencyKey("key", Fence("lease", "nobody's"))
+
+    def asked(name: str, task: str = "t", once: IdempotencyKey | None = None) -> Deferred[OutputTaken]:
+        return node.outputs.append(task, output.new_output(name, "x", None, 1_000), None, None, once)
+
+    found = await DeferredList(
+        [asked("main"), asked("broken"), asked("main", "nobody"), asked("main", once=lost), asked("main")],
+        consumeErrors=True,
+    )
+    answers = [result.offset if done else type(result.value) for done, result in found]
+    assert answers == [1, errors.Unavailable, errors.NotFound, errors.Unavailable, 2]
+    assert "WRONGTYPE" in str(found[1][1].value)
+    # One key, twice in one turn: once.
+    once = IdempotencyKey("again")
+    first, second = await gatherResults([asked("main", once=once), asked("main", once=once)])
+    assert (first.offset, first.duplicate, second.offset, second.duplicate) == (3, False, 3, True)
+
+
+@pytest.mark.parametrize(
+    "answers", ["'x'", "cmsgpack.pack({'ok', 1})", "cmsgpack.pack({})", "cmsgpack.pack(1)", "'', ''", ""]
+)
+async def test_nothing_is_made_of_answers_in_another_shape(cluster: Cluster, redis: RedisServer, answers: str) -> None:
+    node = await cluster.start(redis.url)
+    await node.tasks.create(TaskEvent("task_created", FIRST), None)
+    scripts = node.engine._commands._scripts
+    true, scripts["output_append"] = scripts["output_append"], Script("output_append", f"return {{'ok 1', {answers}}}")
+    with pytest.raises(errors.Unavailable):
+        await append(node, "x")
+    scripts["output_append"] = true
+    assert (await append(node, "y")).offset == 1

@@ -1,0 +1,86 @@
+"""Writes of one turn of the reactor that go to Redis in few calls of their script, and are answered one by one.
+
+A worker sends what is due for all of its outputs in one request: a call for each would cost this node, and Redis, more
+than what it does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from pushserver.core.errors import PushError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from pushserver.engine.interfaces import EngineClock
+
+    from .connection import Part, Reply
+
+#: So many writes are one call at most, and no more are added to one that has so many bytes: Redis does nothing else
+#: meanwhile, and this node gives their answers in one go.
+MOST: Final = 10
+MOST_BYTES: Final = 256 * 1024
+
+_pack: Final = msgspec.msgpack.Encoder().encode
+
+#: The keys and the arguments of a write, and who waits for its answer.
+_Write = tuple[list[str], list[str], Deferred[bytes]]
+
+
+class GatheredWrites:
+    """Calls of a script that carries out several at once.
+
+    Args:
+        call: calls it with what is packed; returns their answers, each packed as the script gives it. Fails with
+            `errors.PushError`.
+    """
+
+    _log = Logger()
+
+    def __init__(self, clock: EngineClock, call: Callable[[bytes], Awaitable[list[Reply]]]) -> None:
+        self._clock = clock
+        self._call = call
+        self._writes: list[_Write] = []
+        self._bytes = 0
+        self._scheduled = False
+
+    def add(self, keys: Sequence[str], arguments: Sequence[Part]) -> Deferred[bytes]:
+        """Return the script's answer to this write, packed. Fails with `errors.PushError`."""
+        answer: Deferred[bytes] = Deferred()
+        words = [each.decode() if isinstance(each, bytes) else str(each) for each in arguments]
+        self._writes.append((list(keys), words, answer))
+        self._bytes += sum(map(len, words))
+        if len(self._writes) >= MOST or self._bytes >= MOST_BYTES:
+            self.send()
+        elif not self._scheduled:
+            self._scheduled = True
+            self._clock.later(0, self._end_of_turn)
+        return answer
+
+    def _end_of_turn(self) -> None:
+        self._scheduled = False
+        self.send()
+
+    def send(self) -> None:
+        """Send what was gathered: whatever is sent after this comes after it."""
+        if self._writes:
+            writes, self._writes, self._bytes = self._writes, [], 0
+            self._clock.detach(self._send(writes), self._log, "writing")
+
+    async def _send(self, writes: list[_Write]) -> None:
+        answers: list[Any]  # Any: what comes from Redis; `Script.may_reply` has seen that each is bytes
+        try:
+            answers = await self._call(_pack([(keys, words) for keys, words, _ in writes]))
+            if len(answers) != len(writes):
+                raise Unavailable("Redis did not answer to each write")
+        except PushError as problem:
+            for _, _, waiting in writes:
+                waiting.errback(type(problem)(str(problem)))
+            return
+        for (_, _, waiting), answer in zip(writes, answers, strict=True):
+            waiting.callback(answer)
