@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 _BATCH: Final = 200
 #: So many entries are compared with each heartbeat.
 _COMPARED: Final = 200
-#: About so many keys of Redis are gone through with each heartbeat, where it evicts.
+#: About so many keys of Redis are gone through at once, where it evicts, and so often with each heartbeat, until there
+#: are as many entries as are compared.
 _SCANNED: Final = 1000
+_SCANS: Final = 10
 #: So many of whom no node seems to hold are remembered until it is known.
 _REMEMBERED: Final = 1000
 #: How often the keys of what is still present are given their whole time again, s.
@@ -314,15 +316,7 @@ class RedisPresence:
         """Look at some of the counts for who is held by no node, and remove who was not for long enough: a node that
         lost its set has compared all that it holds by then. Fails with `errors.Unavailable`."""
         self._heartbeats += 1
-        if self._counts is None:
-            self._counts = self._walk()
-        try:
-            found = await anext(self._counts, None)
-        except errors.Unavailable:
-            self._counts = None
-            raise
-        if found is None:
-            self._counts, found = None, []
+        found = await self._next_counts()
         most, unheld = await self._find_unheld(found, None)
         room = _REMEMBERED - len(self._unheld)
         for channel, user, _ in unheld[:room]:
@@ -336,6 +330,21 @@ class RedisPresence:
         for channel, user, info in removed:
             self.mended += 1
             self._notify_gone((channel or None, user, ""), info, now, True)
+
+    async def _next_counts(self) -> Entries:
+        """Return the next of the counts; fewer than are compared at once where the walk ends, or little is found. Fails
+        with `errors.Unavailable`, and then it begins anew."""
+        counts, found = self._counts or self._walk(), Entries()
+        self._counts = None
+        for _ in range(_SCANS):
+            page = await anext(counts, None)
+            if page is None:
+                return found
+            found += page
+            if len(found) >= _COMPARED:
+                break
+        self._counts = counts
+        return found
 
     async def _find_unheld(self, entries: Entries, at: int | None) -> tuple[int, list[tuple[str, str, bytes]]]:
         """Return how much a node holds at most, and which of these no node holds, with their info. ``at``: they are
