@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 
     from pushserver.engine.interfaces import InboxRules
 
-#: How many versions one task may have had since the store was opened, where the clock does not say more: it may have
-#: been set back since.
+#: How many versions one task may have had since the store was opened, where the clock does not say more.
 _CHANGES: Final = 100_000
 
 
@@ -235,9 +234,10 @@ class Store:
         self._raise_versions()
 
     def _raise_versions(self, known: int = 1) -> None:
-        """Let versions go on above all that were given out, also where the clock was set back: ``known`` was the lowest
-        of a new state then."""
-        self.lowest_version = max(self.now, max(self.lowest_version, known) + _CHANGES)
+        """Let versions go on above all that were given out, which are below the time of now, in ms, where the clock was
+        not set back: ``known`` was the lowest of a new state then."""
+        lowest = max(self.lowest_version, known)
+        self.lowest_version = self.now if self.now > lowest else lowest + _CHANGES
 
     def close(self) -> None:
         if self._lock is not None and self._mark is not None and not self._displaced:

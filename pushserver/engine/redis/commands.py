@@ -179,7 +179,7 @@ class RedisCommands:
                 raise Unavailable(str(result.value))
         attach = self._scripts["attach"]
         fresh = (_token(), secrets.token_bytes(32), self.generation, move, self.writes, "evicts" if self.evicts else "")
-        known = (FORMAT, int(self._marked), self.lowest_version)
+        known = (FORMAT, int(self._marked), self.lowest_version, self._clock.settled())
         reply = protocol.send(limit, "EVALSHA", attach.digest, 1, self._names.server, info["run_id"], *fresh, *known)
         try:
             found, *others = self._checked(attach, [self._names.server], await reply)

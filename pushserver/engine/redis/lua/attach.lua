@@ -3,13 +3,12 @@
 -- KEYS: server    ARGV: 1 run id, 2 a fresh generation, 3 a fresh secret, 4 the generation that the node knew, or '',
 --       5 'move': that one shall hold no longer, 6 how many writes the node knows of, 7 'evicts' where Redis may,
 --       8 the format that the node reads, 9 '1' where the data had a mark of the process when the node attached, or '0',
---       10 the lowest version of a new state that the node knew
+--       10 the lowest version of a new state that the node knew, 11 the time of now by the node's clock, ms
 -- Returns the generation that holds, the secret of this data, the lowest version of a new state, how many writes the
 -- data knows of, whether it has a mark of the process, 1 or 0, and when its generation moved on, ms, 1 where it never did;
 -- or 'format' with the data's own and the oldest that can read it, where that is no format of the node's.
 local KEPT = 32
--- How many versions one task may have had in one generation, where the clock does not say more: it may have been set
--- back since.
+-- How many versions one task may have had in one generation, where no clock says more.
 local CHANGES = 100000
 local MARK = KEYS[1] .. ':process'
 local written = redis.call('HMGET', KEYS[1], 'format', 'min_reader')
@@ -57,9 +56,13 @@ local function in_memory()
 end
 local loaded = (known[8] or ARGV[9] == '1' and generation == ARGV[4]) and not in_memory()
 local now = milliseconds()
--- Above all that were given out, also where the clock was set back, or the data knows of less than the node does.
+-- Above all that were given out, which are below the time of now, in ms. One clock may have been set back, or both; and
+-- the data may know of less than the node does.
 local lowest = math.max(tonumber(string.match(versions or '', ' (%d+)$') or 0), tonumber(ARGV[10]))
-local above = math.max(now, lowest + CHANGES)
+local above = math.max(now, tonumber(ARGV[11]))
+if above <= lowest then
+  above = lowest + CHANGES
+end
 if not generation or known[1] ~= ARGV[1] or older or loaded or back and generation == ARGV[4] then
   redis.call('HSET', KEYS[1], 'run_id', ARGV[1], 'generation', ARGV[2])
   versions = (generation or ARGV[4] ~= '') and string.format('%d', above) or '1'
