@@ -103,9 +103,15 @@ class ChannelFeed:
 
     # -- messages -----------------------------------------------------------------------------------------------------
 
+    @property
+    def live(self) -> bool:
+        """Return whether what has no position is delivered. Before the feed's own is known it is not: it may come late,
+        from an earlier subscription, and what followed it is not told any more, such as the end of a task."""
+        return self.wanted and self._held is None
+
     def plain(self, publication: Publication) -> None:
         """A message without a position."""
-        if self.wanted:
+        if self.live:
             self.delivered += 1
             self.feeds.listener.deliver(publication)
 
@@ -118,7 +124,7 @@ class ChannelFeed:
     def expect(self, tag: str) -> Deferred[int] | None:
         """Return what fires when the listener was notified of an own change of this mark, with `delivered` then, or
         with -1 where that cannot be known any more. None where nobody is notified."""
-        if self._held is not None or not self.wanted:
+        if not self.live:
             return None
         echo: Deferred[int] = Deferred()
         self._echoes[tag] = echo
@@ -391,9 +397,9 @@ class ChannelFeeds:
         """Notify this listener from now on."""
         self.listener = listener
 
-    def wanted(self, channel: str) -> ChannelFeed | None:
+    def live(self, channel: str) -> bool:
         feed = self.channels.get(channel)
-        return feed if feed is not None and feed.wanted else None
+        return feed is not None and feed.live
 
     def answered(self, publication: Publication) -> Deferred[None] | None:
         """A message with a position that this node wrote. Return what to wait for until the listener was notified, as

@@ -305,7 +305,7 @@ class Live:
             return
         if kind in ("m", "c"):
             feed.plain(publication.decode(body))
-        elif feed.wanted:
+        elif feed.live:
             self.feeds.listener.task_event(_event.decode(body), feed.channel.startswith(INBOXES))
 
     def _external(self, feed: ChannelFeed, payload: bytes) -> None:
@@ -327,7 +327,7 @@ class Live:
         except (ValueError, RecursionError) as error:
             self._drop(feed, error)
         else:
-            if feed.wanted:
+            if feed.live:
                 self.feeds.listener.deliver(taken)
 
     def _refused(self, feed: ChannelFeed, payload: bytes) -> None:
@@ -355,7 +355,7 @@ class Live:
     def changed(self, event: TaskEvent, tag: str, channels: Sequence[str], happened: bool) -> None:
         """Redis answered a task's change."""
         for channel in channels:
-            if self.feeds.claim(channel, tag) and happened and self.feeds.wanted(channel) is not None:
+            if self.feeds.claim(channel, tag) and happened and self.feeds.live(channel):
                 self.feeds.listener.task_event(event, channel.startswith(INBOXES))
 
     def expect(self, channel: str) -> tuple[str, Deferred[int] | None]:

@@ -84,6 +84,14 @@ def test_what_came_before_the_position_was_known_follows_it() -> None:
     assert room.told == [4, 5]
 
 
+def test_what_has_no_position_and_came_before_the_feeds_was_known_is_not_told() -> None:
+    room = Room()
+    room.feed.plain(publication("a", "before"))
+    room.feed.begin(Position(5, "e"))
+    room.feed.plain(publication("a", "after"))
+    assert room.told == ["after"]
+
+
 def test_the_first_message_of_a_new_history_begins_it() -> None:
     room = Room()
     room.feed.begin(None)

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from twisted.internet.defer import gatherResults
 
+from pushserver.core.task import NewTask, create
 from pushserver.engine.interfaces import IdempotencyKey, Retention, TaskEvent
 from pushserver.engine.redis import connection, subscriber
 
@@ -160,6 +161,39 @@ async def test_what_passes_unheard_in_between_is_not_told(cluster: Cluster, redi
     await other.broker.publish(publication("a", 4), KEPT, None)
     assert contents(await node.received(2)) == [1, 4]
     assert events(node, "resync") == []
+
+
+async def test_what_comes_late_of_a_subscription_before_is_not_told(
+    cluster: Cluster, redis: RedisServer, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriber, "GRACE", 0.05)
+    node = await cluster.start(proxy.url)
+    other = await cluster.start(redis.url, "b")
+    await node.broker.subscribe("user:7")
+    late: list[tuple[Any, bytes]] = []
+
+    def delay(outer: Any, data: bytes) -> bytes:
+        if not outer.subscribed:
+            return data
+        late.append((outer, data))
+        return b""
+
+    proxy.change = delay
+    begun = create(NewTask(task_id="t", user_id="7"), 1_000)
+    await other.tasks.create(TaskEvent("task_created", begun), None)
+    await other.broker.publish(publication("user:7", "before"), None, None)
+    node.broker.unsubscribe("user:7")
+    await until(lambda: redis.command("PUBSUB", "NUMSUB", "push:live:0:user:7").endswith(":0\r\n"))
+    # What is published now nobody hears here; the subscription comes back behind it.
+    again = node.broker.subscribe("user:7")
+    await until(lambda: redis.command("PUBSUB", "NUMSUB", "push:live:0:user:7").endswith(":1\r\n"))
+    proxy.change = lambda outer, data: data
+    for outer, data in late:
+        outer.transport.write(data)
+    await again
+    await other.broker.publish(publication("user:7", "after"), None, None)
+    assert contents(await node.received(1)) == ["after"]
+    assert node.listener.task_events == []
 
 
 async def test_many_subscriptions_of_a_turn_are_few_commands(cluster: Cluster, redis: RedisServer) -> None:
