@@ -40,9 +40,11 @@ from tests.reliability.cluster import Books, Cluster
 from tests.reliability.slopes import LEAST, Slope, slope
 
 CHANNEL, PROBE = "log:all", "probe:all"
-CONFIG = """
+#: Messages that an inbox keeps, and users whose inboxes one call adds to.
+FULL, AT_ONCE = 5, 1_000
+CONFIG = f"""
 [inbox]
-max_messages = 5
+max_messages = {FULL}
 [server]
 max_connections = 20000
 max_pending_per_address = 0
@@ -165,6 +167,16 @@ async def post(server: Server, path: str, body: Any) -> None:
         await asyncio.to_thread(server.api, "POST", path, body)
     except (OSError, http.client.HTTPException):
         await asyncio.sleep(0.1)
+
+
+async def fill(server: Server, users: list[str]) -> None:
+    """Give every user an inbox that holds no more, so that the store does not grow by those who had none."""
+    for _ in range(FULL):
+        for first in range(0, len(users), AT_ONCE):
+            body = {"userIds": users[first : first + AT_ONCE], "data": {"text": "x" * 200}}
+            answer = await asyncio.to_thread(server.api, "POST", "/api/notify", body)
+            if answer.status != 200:
+                raise RuntimeError(f"the inboxes cannot be filled: {answer.status} {answer.body!r}")
 
 
 async def publish(servers: list[Server], users: list[str], chance: random.Random) -> None:
@@ -339,6 +351,7 @@ async def play(stage: Stage, seconds: float, connections: int, seed: int) -> tup
     """Have servers under load for so long; return what they used, and how soon they were back after faults."""
     users = [f"u{n}" for n in range(connections)]
     servers, recovery = stage.servers, Recovery()
+    await fill(servers[0], users)
     running = [asyncio.create_task(follow(servers, user, random.Random(f"{seed}{user}"), 60)) for user in users]
     running.append(asyncio.create_task(publish(servers, users, random.Random(seed))))
     running.append(asyncio.create_task(publish_moments(servers, random.Random(seed + 1))))
