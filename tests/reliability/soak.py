@@ -330,12 +330,12 @@ class Recovery:
 
 
 async def watch(stage: Stage, seconds: float) -> Samples:
-    """Note what the servers use for so long."""
+    """Note what the servers use for so long, and until there are enough samples of each."""
     clock = asyncio.get_running_loop().time
     began = clock()
     found: Samples = defaultdict(list)
     every = min(EVERY, seconds / 4 * 3 / LEAST / 2)
-    while clock() - began < seconds:
+    while clock() - began < seconds or any(len(each) < LEAST for each in _later(found, seconds).values()):
         try:
             now = await asyncio.to_thread(used, stage)
         except (OSError, IndexError, ValueError):
@@ -375,7 +375,11 @@ async def play(stage: Stage, seconds: float, connections: int, seed: int) -> tup
 
 def slopes(samples: Samples, seconds: float) -> dict[str, Slope]:
     """Return the slope of each over the last three quarters of the time."""
-    return {name: slope([each for each in noted if each[0] >= seconds / 4]) for name, noted in samples.items()}
+    return {name: slope(noted) for name, noted in _later(samples, seconds).items()}
+
+
+def _later(samples: Samples, seconds: float) -> Samples:
+    return {name: [each for each in noted if each[0] >= seconds / 4] for name, noted in samples.items()}
 
 
 def soak(name: str, seconds: float, connections: int, seed: int) -> list[str]:
