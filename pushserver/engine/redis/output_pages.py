@@ -62,6 +62,9 @@ class OutputPages:
         newest = Position(page.offset + closes, page.epoch)
         if newest.offset <= after:
             return Between([], newest, True, True)
+        if page.kind is OutputKind.TEXT and page.body and not output.begins_character(page.body[0]):
+            # The offset is of another attempt: nothing of this one ends there.
+            return Between([], newest, False, True)
         content = output.literal(page.kind, page.body) if page.body else None
         told = output.appended(channel, page.epoch, (page.after, page.offset), content, 0, closes=closes)
         return Between([told], newest, not page.trimmed, not page.more)

@@ -50,6 +50,23 @@ async def test_who_follows_is_told_that_another_attempt_began(cluster: Cluster, 
     assert events(b, "resync") == [("output:main/t",)]
 
 
+async def test_where_it_was_told_up_to_lies_inside_a_character_of_another_attempt(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    a, b = [await cluster.start(redis.url, name) for name in ("a", "b")]
+    await a.tasks.create(TaskEvent("task_created", FIRST), None)
+    await b.broker.subscribe("output:main/t")
+    taken = await append(a, "xx")
+    await b.received(1)
+    assert await a.tasks.restart(TaskEvent("task_created", SECOND), None) == SECOND
+    anew = await append(a, "三三")
+    await b.resynced("output:main/t")
+    assert b.listener.reached == {"output:main/t": Position(taken.offset, taken.epoch)}
+    assert (await b.outputs.read("t", "main", None, 100)).body.decode() == "三三"
+    more = await append(a, "四")
+    assert [(each.offset, each.epoch) for each in await b.received(2)][1:] == [(more.offset, anew.epoch)]
+
+
 @pytest.mark.parametrize("writes", [False, True], ids=["ends", "writes"])
 async def test_what_an_older_node_left_behind_goes_with_the_next_change(
     cluster: Cluster, redis: RedisServer, writes: bool
