@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from pushserver.core import errors
 from pushserver.core.inbox import INBOXES
-from pushserver.core.output import PREFIX, OutputPublication
+from pushserver.core.output import PREFIX, OutputPublication, cut
 from pushserver.core.positions import Position, Sequencer, Verdict, base_of
 
 if TYPE_CHECKING:
@@ -341,8 +341,11 @@ class ChannelFeed:
                 if not self.wanted or sequencer.position.epoch != newest.epoch:
                     continue
             for publication in between.messages:
+                reached = sequencer.position.offset
                 if publication.offset is not None and sequencer.advance(publication.offset):
-                    self._deliver(publication)
+                    # Of an output, what came meanwhile may be a part of what was read.
+                    new = cut(publication, reached) if isinstance(publication, OutputPublication) else publication
+                    self._deliver(new)
             if between.last:
                 # Offsets between may be gone without loss (replaced, or past their own time).
                 sequencer.advance(newest.offset)

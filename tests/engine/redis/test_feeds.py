@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from pushserver.core import errors
+from pushserver.core import errors, output
+from pushserver.core.output import OutputKind, OutputPublication
 from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.engine.redis.between import Between
@@ -397,3 +398,20 @@ def test_what_the_same_data_keeps_after_the_position_is_told_behind_the_loss(
     assert room.told == told
     room.feed.receive(at(newest + 1, epoch))
     assert room.told == [*told, newest + 1]
+
+
+def test_what_came_while_an_output_was_read_is_not_told_twice() -> None:
+    room = Room()
+    room.feed.begin(Position(3, "e"))
+
+    def words(before: int, text: str, closes: bool = False) -> OutputPublication:
+        span, content = (before, before + len(text.encode())), output.literal(OutputKind.TEXT, text.encode())
+        return output.appended("a", "e", span, content if text else None, 1_000, closes=closes)
+
+    room.feed.receive(words(6, "b"), own=True)
+    room.time.advance(0.25)
+    # What it waits for comes while it is read, all of it or a part.
+    room.feed.receive(words(3, "三"))
+    assert room.readings.answer([words(3, "三bc", closes=True)], 9) == 3
+    assert [(each.before, each.offset, each.closes) for each in room.listener.delivered] == [(3, 6, False), (6, 9, True)]
+    assert room.told == ["三", "bc"]
