@@ -95,10 +95,8 @@ class Outputs:
 
     async def open(self, catchup: CatchUp, since: Position | None, room: ReplyRoom) -> tuple[OutputStart, OutputPage]:
         """Return what a follower is answered, and the page that it is made of. Raises `errors.PushError`."""
-        channel = catchup.channel.name
-        name, task_id = output.parts_of(channel)
-        await self._hub.confirmed(catchup)
-        await self._watch_task(task_id, channel)
+        name, task_id = output.parts_of(catchup.channel.name)
+        await self.confirmed(catchup)
         async with room.places:
             limit = room.page
             user_id = catchup.connection.user_id
@@ -116,6 +114,13 @@ class Outputs:
             page.reset,
         )
         return start, page
+
+    async def confirmed(self, catchup: CatchUp) -> None:
+        """Wait until nothing that comes from now on is missed: what is read before that may end before what is live
+        begins. Raises `errors.Unavailable`."""
+        channel = catchup.channel.name
+        await self._hub.confirmed(catchup)
+        await self._watch_task(output.parts_of(channel)[1], channel)
 
     async def _watch_task(self, task_id: str, channel: str) -> None:
         """Be told of the task while the output is followed here."""

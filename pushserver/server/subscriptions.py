@@ -507,8 +507,14 @@ class Subscriptions:
                 if not connection.open:
                     return
                 catchup = self._hub.begin(connection, name)
-                connection.server_channels = (*connection.server_channels, name)
-                self._outputs.resume(catchup)
+                try:
+                    await self._outputs.confirmed(catchup)
+                except BaseException:
+                    self.drop(connection, name)
+                    raise
+                if catchup.current:
+                    connection.server_channels = (*connection.server_channels, name)
+                    self._outputs.resume(catchup)
                 continue
             catchup = self._hub.begin(connection, name)
             if info is not None:

@@ -471,6 +471,27 @@ async def test_the_server_side_subscribes_and_an_output_takes_a_place(rig: Rig) 
     assert {rejection["code"] for rejection in data["rejected"].values()} == {"LIMIT_EXCEEDED"}
 
 
+async def test_the_server_side_subscribes_once_nothing_is_missed_any_more(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await append(rig, "kept")
+    client = await rig.client("bob")
+    subscribe, word = rig.engine.broker.subscribe, Deferred[None]()
+    monkeypatch.setattr(rig.engine.broker, "subscribe", lambda name: word if name == MAIN else subscribe(name))
+    asked = Deferred.fromCoroutine(rig.execute("subscribe", userId="bob", channels=[MAIN]))
+    await rig.until_idle()
+    # Nobody is told of this: the engine begins to listen behind it.
+    await append(rig, " more")
+    assert client.pushes("output") == []
+    await subscribe(MAIN)
+    word.callback(None)
+    await asked
+    await rig.until_idle()
+    assert [push["data"]["text"] for push in client.pushes("output")] == ["kept more"]
+    await append(rig, " live")
+    assert client.pushes("output")[-1]["data"] == {"text": " live"}
+
+
 async def test_nothing_is_left_of_outputs_that_nobody_follows(rig: Rig) -> None:
     one = await reader(rig)
     await append(rig, "a")

@@ -413,5 +413,6 @@ def test_what_came_while_an_output_was_read_is_not_told_twice() -> None:
     # What it waits for comes while it is read, all of it or a part.
     room.feed.receive(words(3, "三"))
     assert room.readings.answer([words(3, "三bc", closes=True)], 9) == 3
-    assert [(each.before, each.offset, each.closes) for each in room.listener.delivered] == [(3, 6, False), (6, 9, True)]
+    delivered = room.listener.delivered
+    assert [(each.before, each.offset, each.closes) for each in delivered] == [(3, 6, False), (6, 9, True)]
     assert room.told == ["三", "bc"]
