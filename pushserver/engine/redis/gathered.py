@@ -78,9 +78,10 @@ class GatheredWrites:
             answers = await self._call(_pack([(keys, words) for keys, words, _ in writes]))
             if len(answers) != len(writes):
                 raise Unavailable("Redis did not answer to each write")
-        except PushError as problem:
+        except Exception as problem:
+            # Whatever it is: each of them waits for an answer.
             for _, _, waiting in writes:
-                waiting.errback(type(problem)(str(problem)))
+                waiting.errback(type(problem)(str(problem)) if isinstance(problem, PushError) else problem)
             return
         for (_, _, waiting), answer in zip(writes, answers, strict=True):
             waiting.callback(answer)

@@ -240,3 +240,19 @@ async def test_nothing_is_made_of_answers_in_another_shape(cluster: Cluster, red
         await append(node, "x")
     scripts["output_append"] = true
     assert (await append(node, "y")).offset == 1
+
+
+async def test_whatever_a_call_fails_with_nobody_waits_for_ever(cluster: Cluster, redis: RedisServer) -> None:
+    node = await cluster.start(redis.url)
+    await node.tasks.create(TaskEvent("task_created", FIRST), None)
+    gathered = node.engine._commands._appends
+    call = gathered._call
+
+    async def fails(packed: bytes) -> list[object]:
+        raise KeyError("run_id")
+
+    gathered._call = fails
+    found = await DeferredList([Deferred.fromCoroutine(append(node, "x")) for _ in range(3)], consumeErrors=True)
+    assert [type(problem.value) for _, problem in found] == [KeyError] * 3
+    gathered._call = call
+    assert (await append(node, "y")).offset == 1
