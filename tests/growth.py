@@ -416,7 +416,7 @@ NOT_FROM_OUTSIDE: dict[str, str] = {
     "app.dev._with_port": "the operator's file",
     "core.tokens._PEM_BLOCK": "the operator's key file",
     "protocols.centrifuge.pushes.ChannelNames.__init__": "the operator's file",
-    "engine.redis.scripts.Script.__init__.self._replies": "letters for the parts of a reply, each of its type alone",
+    "engine.redis.scripts._shapes": "letters for the parts of a reply, each of its type alone",
     "client.tx_link._STATUS": "the WebSocket library's own words",
     "web.tls.endpoint": "the operator's file",
     "web.tls.renew": "the TLS library's own words",
