@@ -381,7 +381,8 @@ class RedisConnection:
 
     def drop(self, reason: str) -> None:
         """End the connection that stands, for a new one."""
-        if self._protocol is not None:
+        # Once, also where everything that is under way is refused.
+        if self._protocol is not None and self._protocol.connected:
             self._log.warn("Leaving the connection {name} to Redis: {reason}", name=self._name, reason=reason)
             self._protocol.abort(reason)
 

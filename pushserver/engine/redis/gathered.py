@@ -54,7 +54,7 @@ class GatheredWrites:
         answer: Deferred[bytes] = Deferred()
         words = [each.decode() if isinstance(each, bytes) else str(each) for each in arguments]
         self._writes.append((list(keys), words, answer))
-        self._bytes += sum(map(len, words))
+        self._bytes += sum(len(each) for each in arguments if isinstance(each, bytes | str))
         if len(self._writes) >= MOST or self._bytes >= MOST_BYTES:
             self.send()
         elif not self._scheduled:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.task import deferLater
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 
 from pushserver.core import errors
 from pushserver.engine.interfaces import Credential, IdempotencyKey
@@ -364,8 +364,15 @@ async def test_a_read_only_replica_takes_no_write(cluster: Cluster, start_redis:
     assert [each.offset for each in await publish(node, 1)] == [1]
     replica.command("REPLICAOF", "127.0.0.1", str(master.port))
     await until(lambda: "READONLY" in replica.command("SET", "x", "1"))
-    await refused(lambda: node.broker.publish(publication("a", 2), KEPT, None))
-    await until(lambda: node.engine.trouble() is not None)
+    with capturedLogs() as logged:
+        found = await DeferredList(
+            [node.broker.publish(publication("a", n), KEPT, None) for n in range(20)], consumeErrors=True
+        )
+        await until(lambda: node.engine.trouble() is not None)
+    assert [success for success, _ in found] == [False] * 20
+    # All that is under way is refused; it is left once.
+    left = [formatEvent(each) for each in logged if "Leaving" in str(each["log_format"])]
+    assert len([each for each in left if "commands" in each]) == 1, left
 
 
 async def test_a_node_starts_without_redis_and_finds_it_later(cluster: Cluster, redis: RedisServer) -> None:

@@ -202,7 +202,7 @@ async def test_much_text_in_one_turn_is_not_one_call(cluster: Cluster, redis: Re
     node = await cluster.start(redis.url, position_check=60_000)
     await node.tasks.create(TaskEvent("task_created", FIRST), None)
     asked = sizes(node)
-    taken = await gatherResults([Deferred.fromCoroutine(append(node, "x" * 60_000)) for _ in range(6)])
+    taken = await gatherResults([Deferred.fromCoroutine(append(node, "三" * 20_000)) for _ in range(6)])
     assert (asked, taken[-1].offset) == ([3, 3], 360_000)
 
 
