@@ -362,6 +362,7 @@ class Node:
             return
         notified = self.hub.resync(channel)
         if channel.startswith(INBOXES):
+            self.tasks.doubt(channel)
             for connection in notified:
                 self.replay.resume_inbox(connection, channel, reached or NOWHERE)
 

@@ -114,12 +114,15 @@ class _Final(msgspec.Struct):
 class Feed:
     """What one audience on this node has been shown of one task."""
 
-    __slots__ = ("floors", "shown", "throttle", "timer")
+    __slots__ = ("doubted", "floors", "held", "shown", "throttle", "timer")
 
     def __init__(self, rules: ThrottleRules) -> None:
         self.throttle = Throttle(rules)
         self.shown: TaskEvent | None = None
         self.timer: IDelayedCall | None = None
+        #: whether the task may have ended unheard, and the newest that was told of it since
+        self.doubted = False
+        self.held: TaskEvent | None = None
         #: connections that were answered with a newer state than the last shown one: by connection, its version
         self.floors: dict[Connection, int] = {}
 
@@ -404,11 +407,58 @@ class Tasks:
             feed = feeds[state.task_id] = Feed(self._throttle)
             audience = self._audience(channel, state, to_owner)
             feed.floors = self._answered.floors(audience, channel, state.task_id)
-        if feed.throttle.offer(state, self._clock.milliseconds()):
+        if feed.doubted:
+            if feed.held is None or feed.held.state.version < state.version:
+                feed.held = event
+        elif feed.throttle.offer(state, self._clock.milliseconds()):
             self._show(channel, feed, event, to_owner)
         elif feed.throttle.due is not None:
             self._counters.tasks_throttled += 1
             self._arm(channel, feed, to_owner)
+
+    def doubt(self, channel: str) -> None:
+        """Something was lost of an inbox, perhaps ends of tasks, which may be kept no more. Whoever is told of that
+        forgets the tasks it knew, and would take what waits to be shown for news: each is read again before."""
+        feeds = {task_id: feed for task_id, feed in self._feeds.get(channel, {}).items() if not feed.doubted}
+        for feed in feeds.values():
+            self._disarm(feed)
+            feed.doubted = True
+        if feeds:
+            self._clock.detach(self._go_on(channel, feeds), self._log, "reading the tasks of an inbox again")
+
+    async def _go_on(self, channel: str, feeds: dict[str, Feed]) -> None:
+        for task_id, feed in feeds.items():
+            ended: int | None = None
+            try:
+                state = await self._kept(channel, task_id)
+                if state is None:
+                    ended = self._newest_attempt(channel, task_id)
+                elif state.final:
+                    ended = state.created_at
+            except Exception:
+                self._log.failure("reading a task of {channel} again failed", channel=channel)
+            feed.doubted = False
+            held, feed.held = feed.held, None
+            if self._feeds.get(channel, {}).get(task_id) is not feed:
+                continue
+            if ended is not None:
+                self._ended(channel, task_id, ended)
+                continue
+            if held is not None:
+                self.event(held, to_owner=True)
+            if feed.timer is None:
+                self._arm(channel, feed, to_owner=True)
+
+    async def _kept(self, channel: str, task_id: str) -> TaskState | None:
+        """Return what is kept of a task; None where nothing is, or nobody follows the channel any more."""
+        while channel in self._hub.channels:
+            try:
+                return await self.get(task_id)
+            except NotFound:
+                break
+            except Unavailable:
+                await self._clock.sleep(AGAIN)
+        return None
 
     def finished(self, message: Publication) -> None:
         """The owner's inbox message of a final event is being delivered: nothing older may follow it."""

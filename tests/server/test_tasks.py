@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 
 from pushserver.core import errors
-from pushserver.core.task import Status
+from pushserver.core.task import Status, TaskState
 from pushserver.engine.interfaces import TaskEvent
 from pushserver.server.outbox import Policy
 from tests.fakes import Rig
@@ -202,6 +202,50 @@ async def test_a_state_that_went_with_the_data_is_shown_to_nobody_who_comes(
     await rig.advance(1)
     assert versions(late.pushes()) == [1_000]
     assert versions(owner.pushes()) == [1, 2, 1_000]
+
+
+@pytest.mark.parametrize("ended", [True, False, None], ids=["ended", "goes on", "gone"])
+async def test_what_waits_to_be_shown_is_read_again_where_an_inbox_lost_something(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, ended: bool | None
+) -> None:
+    owner = await rig.client("ann")
+    running = await rig.execute("task.create", taskId="t", userId="ann")
+
+    def told_of(version: int) -> TaskState:
+        state = msgspec.structs.replace(running, version=version, percentage=10.0 * version, status=Status.RUNNING)
+        rig.node.tasks.event(TaskEvent("task_progress", state), to_owner=True)
+        return state
+
+    told_of(2)
+    told_of(3)
+    read = Deferred[TaskState]()
+    monkeypatch.setattr(rig.engine.tasks, "get", lambda task_id: read)
+    rig.node.resync("user:ann", None)
+    # It comes late, and is as old as what waits.
+    kept = told_of(4)
+    await rig.advance(5)
+    assert versions(owner.pushes()) == [1, 2]
+    if ended is None:
+        read.errback(errors.NotFound("no such task"))
+    else:
+        read.callback(msgspec.structs.replace(kept, version=5, status=Status.FAILED) if ended else kept)
+    await rig.advance(5)
+    assert versions(owner.pushes()) == ([1, 2] if ended in (True, None) else [1, 2, 4])
+
+
+async def test_what_waits_to_be_shown_waits_for_a_store_that_is_away(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = await rig.client("ann")
+    await rig.execute("task.create", taskId="t", userId="ann")
+    for percentage in (20, 30):
+        await rig.execute("task.progress", taskId="t", percentage=percentage)
+    shown = versions(owner.pushes())
+    monkeypatch.setattr(rig.engine.tasks, "get", lambda task_id: fail(errors.Unavailable("away")))
+    rig.node.resync("user:ann", None)
+    await rig.advance(5)
+    assert versions(owner.pushes()) == shown
+    monkeypatch.undo()
+    await rig.advance(5)
+    assert owner.pushes()[-1]["data"]["percentage"] == 30
 
 
 async def test_a_task_without_news_fails_by_itself(rig: Rig) -> None:
