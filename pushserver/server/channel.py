@@ -40,7 +40,7 @@ class CatchUp:
     leaving the channel, ends it (`current`): who still works on it then stops.
     """
 
-    __slots__ = ("_held", "_octets", "channel", "connection", "cut", "interrupts", "resync", "unplaced")
+    __slots__ = ("_before", "_held", "_octets", "channel", "connection", "cut", "interrupts", "resync", "unplaced")
 
     def __init__(self, channel: Channel, connection: Connection, *, interrupts: bool) -> None:
         self.channel = channel
@@ -49,6 +49,8 @@ class CatchUp:
         self.interrupts = interrupts
         self._held: deque[Publication] = deque()
         self._octets = 0
+        #: how many of those that are held came before a loss
+        self._before = 0
         #: the newest offset that is held no more
         self.cut = 0
         #: the channel's messages may have been lost meanwhile: to be said once the past is told
@@ -70,9 +72,28 @@ class CatchUp:
         # As much as may wait for the connection when it is live, and in number.
         while len(held) > MAX_HELD or (self._octets > self.connection.outbox.limit and len(held) > 1):
             oldest = held.popleft()
+            self._before = max(0, self._before - 1)
             self._octets -= len(oldest.data)
             if oldest.offset is not None:
                 self.cut = oldest.offset
+
+    def lose(self) -> None:
+        """The channel's messages may have been lost behind what is held."""
+        self.resync = True
+        self._before = len(self._held)
+
+    def take_before_loss(self, since: Position | None) -> list[Publication]:
+        """Return what came before a loss and follows this position, and hold nothing of that time any more. None: the
+        position of a follower that missed nothing so far.
+
+        What is of another epoch than the position is not told: it may be what was lost.
+        """
+        before = [self._held.popleft() for _ in range(self._before)]
+        self._before = 0
+        self._octets -= sum(len(p.data) for p in before)
+        if since is None:
+            since = Position(0, next((p.epoch for p in before if p.epoch is not None), ""))
+        return [p for p in before if p.offset is None or (p.epoch == since.epoch and p.offset > since.offset)]
 
     @property
     def incomplete(self) -> bool:

@@ -258,8 +258,8 @@ class Hub:
 
         Return False, and do nothing, where something after ``offset`` is held no more: read on, and try again. There is
         nothing to do where the connection has left or begun anew since. A loss that came up meanwhile is told now,
-        behind the answer that it makes stale. ``epoch``: of an output, whose past is told up to there; ``empty``: that
-        was its end alone.
+        behind the answer that it makes stale, and between what was held before it and after it. ``epoch``: of the past
+        that is told up to there; ``empty``: of an output, whose end alone that was.
         """
         if not catchup.current:
             return True
@@ -277,19 +277,31 @@ class Hub:
             return True
         channel.admit(connection)
         if catchup.resync:
+            for publication in () if channel.inbox else catchup.take_before_loss(Position(offset, epoch)):
+                if connection in channel.followers:
+                    self._hand_over(connection, publication)
             self._resync(connection, channel.name)
-            if channel.name.startswith(INBOXES):
+            if channel.inbox:
                 self._inbox_moved(connection, channel.name)
                 return True
             offset = 0
         for publication in catchup.after(offset):
             if connection in channel.followers:
-                self.fan_out.hand_over(connection, publication, connection.dialect.publication(publication))
+                self._hand_over(connection, publication)
                 if channel.inbox:
                     connection.reach(publication)
         if catchup.unplaced and channel.name.startswith(INBOXES):
             self._recount(channel.name.removeprefix(INBOXES))
         return True
+
+    def _hand_over(self, connection: Connection, publication: Publication) -> None:
+        self.fan_out.hand_over(connection, publication, connection.dialect.publication(publication))
+
+    def send_before_loss(self, catchup: CatchUp) -> None:
+        """Send a follower that missed nothing until a loss what is held of the time before, ahead of the word of it."""
+        if catchup.current and not (catchup.incomplete or catchup.channel.inbox):
+            for publication in catchup.take_before_loss(None):
+                self._hand_over(catchup.connection, publication)
 
     def _go_live_with_output(
         self, channel: OutputChannel, catchup: CatchUp, offset: int, epoch: str, empty: bool
@@ -333,7 +345,9 @@ class Hub:
         if channel is None:
             return []
         for catchup in (channel.catching_up or {}).values():
-            catchup.resync = True
+            catchup.lose()
+        # What came before the loss goes out before the word of it: behind that it would look like news.
+        self.fan_out.send_now(channel)
         notified = list(channel.followers)
         for connection in notified:
             self._resync(connection, name)

@@ -242,7 +242,7 @@ class Replay:
                 if len(kept.messages) == PAGE or kept.more:
                     continue
                 after = max(after, kept.newest.offset)
-            if self._hub.go_live(catchup, after):
+            if self._hub.go_live(catchup, after, kept.newest.epoch):
                 return
 
     async def _read_output(self, catchup: CatchUp, after: int | Position) -> None:

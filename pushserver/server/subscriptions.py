@@ -311,7 +311,8 @@ class Subscriptions:
         """Send a follower that asked for nothing of the past what came while the answer was prepared, ahead of it: it
         lies before the position that is told, and this one missed nothing so far."""
         if not catchup.current or catchup.resync:
-            # A loss is told behind the answer, and all that is held behind that.
+            # A loss is told behind the answer, and what came after it behind that.
+            self._hub.send_before_loss(catchup)
             return catchup, recovery
         newest = catchup.newest
         if newest is not None and newest.epoch == recovery.epoch and newest.offset > recovery.offset:
@@ -355,12 +356,13 @@ class Subscriptions:
             catchup.connection.inbox_reached = Position(offset, told.epoch)
         if told is not None and told.more:
             self._replay.rest(catchup, offset)
-        elif not self._hub.go_live(catchup, offset):
+        elif not self._hub.go_live(catchup, offset, "" if told is None else told.epoch):
             self._replay.read_again(catchup.connection, catchup.channel.name, offset)
 
     def _resume(self, catchup: CatchUp) -> None:
         """Let a follower that could not be told its past go on with the present. A loss is told only where there is
         one, since who is told asks again at once."""
+        self._hub.send_before_loss(catchup)
         catchup.resync = catchup.resync or catchup.incomplete
         self._hub.go_live(catchup, catchup.cut)
 

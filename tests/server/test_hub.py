@@ -77,7 +77,7 @@ class World:
         self.hub.register(line.connection, f"user of {name}")
         return line.connection  # type: ignore[no-any-return]
 
-    def publish(self, channel: str = "a", **fields: Any) -> int:
+    def publish(self, channel: str = "a", epoch: str = "e", **fields: Any) -> int:
         self.offset += 1
         self.hub.deliver(
             Publication(
@@ -87,7 +87,7 @@ class World:
                 timestamp=0,
                 message_id="",
                 offset=self.offset,
-                epoch="e",
+                epoch=epoch,
                 **fields,
             )
         )
@@ -229,6 +229,52 @@ def test_a_loss_is_told_after_the_past_to_who_joins() -> None:
     assert texts(new.outbox._transport.octets) == []  # type: ignore[attr-defined]
     world.hub.go_live(catchup, 0)
     assert texts(new.outbox._transport.octets) == [{}]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("answered", "told"),
+    [((0, "e"), [1, 2, "loss", 3, 4]), ((1, "e"), [2, "loss", 3, 4]), ((3, "f"), ["loss", 3, 4])],
+    ids=["from the beginning", "of the epoch before", "of the new epoch"],
+)
+def test_a_loss_is_told_between_what_was_held_before_it_and_after(
+    answered: tuple[int, str], told: list[int | str]
+) -> None:
+    world = World()
+    one = world.connection("1")
+    catchup = world.hub.begin(one, "a")
+    for _ in range(2):
+        world.publish()
+    world.hub.resync("a")
+    for _ in range(2):
+        world.publish(epoch="f")
+    world.hub.go_live(catchup, *answered)
+    assert [m.get("data", "loss") for m in texts(one.outbox._transport.octets)] == told  # type: ignore[attr-defined]
+
+
+def test_what_is_no_longer_held_from_before_a_loss_does_not_move_its_place() -> None:
+    world = World()
+    one = world.connection("1")
+    catchup = world.hub.begin(one, "a")
+    for _ in range(2):
+        world.publish()
+    world.hub.resync("a")
+    for _ in range(MAX_HELD - 1):
+        world.publish(epoch="f")
+    world.hub.go_live(catchup, 1, "e")
+    came = [m.get("data", "loss") for m in texts(one.outbox._transport.octets)]  # type: ignore[attr-defined]
+    assert came == [2, "loss", *range(3, MAX_HELD + 2)]
+
+
+def test_what_was_published_before_a_loss_goes_out_before_it() -> None:
+    world = World()
+    one = world.connection("1")
+    world.hub.go_live(world.hub.begin(one, "a"), 0)
+    world.publish()
+    world.hub.resync("a")
+    world.publish(epoch="f")
+    world.run_turns()
+    came = [m.get("data", "loss") for m in texts(one.outbox._transport.octets)]  # type: ignore[attr-defined]
+    assert came == [1, "loss", 2]
 
 
 async def test_a_subscription_that_the_engine_refuses_fails_for_all_who_wait() -> None:

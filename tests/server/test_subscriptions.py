@@ -102,6 +102,32 @@ async def test_who_subscribes_again_without_a_position_misses_nothing(
     assert told(client) == [2, 3, "at 3", 4]
 
 
+@pytest.mark.parametrize(
+    ("since", "came"),
+    [
+        # It follows the channel and missed nothing so far.
+        (None, [1, 2, "at 0", "resync", 3]),
+        # It was told where it stands: what came before the loss is of another life than that.
+        ({"offset": 0, "epoch": "e"}, ["at 0", "resync", 3]),
+    ],
+    ids=["goes on", "since"],
+)
+async def test_what_came_before_a_loss_is_not_told_behind_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, since: Any, came: list[Any]
+) -> None:
+    client = await follower(rig)
+    released = hold_up_reading(rig, monkeypatch)
+    client.send("subscribe", 1, channels=[NEWS if since is None else {"channel": NEWS, "since": since}])
+    await rig.until_idle()
+    deliver(rig, 1)
+    deliver(rig, 2)
+    rig.node.resync(NEWS, None)
+    deliver(rig, 3)
+    released.callback(None)
+    await rig.until_idle()
+    assert told(client) == came
+
+
 async def test_who_subscribes_again_while_a_message_is_with_others_only_gets_it_too(rig: Rig) -> None:
     clients = [await follower(rig) for _ in range(4)]
     last = clients[-1]
@@ -193,6 +219,22 @@ async def test_what_comes_while_the_past_is_read_in_vain_follows_the_refusal(
     page.errback(errors.Unavailable("away"))
     await rig.until_idle()
     assert told(client) == ["UNAVAILABLE", 1, 2]
+
+
+async def test_what_came_before_a_loss_follows_the_refusal_ahead_of_the_loss(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await follower(rig)
+    page: Deferred[Any] = Deferred()
+    monkeypatch.setattr(rig.engine.history, "read", lambda *_: page)
+    client.send("subscribe", 1, channels=[NEWS])
+    await rig.until_idle()
+    deliver(rig, 1)
+    rig.node.resync(NEWS, None)
+    deliver(rig, 2)
+    page.errback(errors.Unavailable("away"))
+    await rig.until_idle()
+    assert told(client) == ["UNAVAILABLE", 1, "resync", 2]
 
 
 async def test_more_than_is_held_meanwhile_is_told_as_lost(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
