@@ -120,6 +120,9 @@ class RedisCluster:
         self._name, self._lease = member
         #: what the other nodes were told of this node's settings
         self._told = b""
+        #: the generation in which others said theirs, and until when what they said in the one before counts, s
+        self._generation = ""
+        self._said_before_until = 0.0
         self._started_at = 0
         self._listener: Listener
         self._residents: Residents
@@ -241,7 +244,14 @@ class RedisCluster:
         reply = await self._commands.run("settings", [self._names.nodes], self._names.node(""))
         own = self.incarnation.encode()
         rows = zip(reply[::3], reply[1::3], reply[2::3], strict=True)
-        self._settings.note((name.decode(), text) for incarnation, name, text in rows if incarnation != own)
+        before, self._generation = self._generation, self._commands.generation
+        if before not in ("", self._generation):
+            # What they said may have gone with the data: it counts until each had the time to say it again.
+            self._said_before_until = self._clock.seconds() + self._lease / 1000
+        self._settings.note(
+            ((name.decode(), text) for incarnation, name, text in rows if incarnation != own),
+            beside=self._clock.seconds() < self._said_before_until,
+        )
         told = own + self._settings.encoded()
         if told != self._told:
             # A node of version 1 passes over this word.

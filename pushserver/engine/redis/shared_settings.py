@@ -33,9 +33,10 @@ class SharedSettings:
         """Return this node's settings as others read them."""
         return msgspec.json.encode(self._own(), order="sorted")
 
-    def note(self, others: Iterable[tuple[str, bytes]]) -> None:
-        """Take the names of the other nodes that nobody has expired, and what each said; nothing of version 1."""
-        self._others = {}
+    def note(self, others: Iterable[tuple[str, bytes]], beside: bool = False) -> None:
+        """Take the names of the other nodes that nobody has expired, and what each said; nothing of version 1.
+        ``beside``: what others said before counts as well."""
+        self._others = dict(self._others) if beside else {}
         for name, text in others:
             if not text:
                 continue

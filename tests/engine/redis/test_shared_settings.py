@@ -58,6 +58,28 @@ async def test_a_node_that_seems_silent_counts_until_somebody_has_expired_it(
     assert list(engine.differences()) == ["wide"]
 
 
+async def test_what_others_said_counts_where_it_went_with_the_data(cluster: Cluster, redis: RedisServer) -> None:
+    wide = await cluster.start(redis.url, "wide", shared=lambda: WIDE)
+    narrow = await cluster.start(
+        redis.url, "narrow", shared=lambda: NARROW, inbox=InboxRules(size=5, chat_size=5, ttl=60_000)
+    )
+    assert list(narrow.engine.differences()) == ["wide"]
+    cluster.running.remove(wide)
+    await wide.engine.stop()
+    redis.command("FLUSHALL")
+    # It is the first that comes back, and knows of the other by what that said before.
+    await narrow.engine._cluster.heartbeat()
+    await narrow.engine._cluster.heartbeat()
+    for n in range(20):
+        await narrow.inbox.append(publication("user:7", n), "7", False, None, None, None)
+    assert contents((await narrow.inbox.read("7", None, 100)).messages) == [*range(20)]
+    assert list(narrow.engine.differences()) == ["wide"]
+    # Nobody came for a lease.
+    narrow.engine._cluster._said_before_until = 0.0
+    await narrow.engine._cluster.heartbeat()
+    assert narrow.engine.differences() == {}
+
+
 @pytest.mark.parametrize("text", [b"{", b"5", b"\xff", b'{"inbox.max_messages": "many", "b": 2e300}'])
 def test_what_a_node_says_and_is_no_settings_moves_no_limit(text: bytes) -> None:
     settings = SharedSettings(lambda: NARROW)
