@@ -11,7 +11,11 @@ CASES = {
     "open: <": "from twisted.internet import reactor, protocol; reactor.listenTCP(0, protocol.Factory())",
     "logged failure": "from twisted.internet.defer import fail; fail(ValueError('lost'))",
     "process * sleep 600": "import subprocess; subprocess.Popen(['sleep', '600'])",
-    "process * sleep 700": "import subprocess; subprocess.run('setsid sleep 700 >/dev/null 2>&1 &', shell=True)",
+    # The shell waits until it is what it shall be: while a process changes its program, nobody can read whose it is.
+    "process * sleep 700": (
+        "import subprocess; subprocess.run("
+        "'setsid sleep 700 >/dev/null 2>&1 & until grep -qs sleep /proc/$!/comm; do :; done', shell=True)"
+    ),
     "process * sleep 800": "import subprocess; subprocess.Popen(['sh', '-c', 'sleep 800; true'], env={})",
     "temporary: *planted": "import tempfile; tempfile.mkdtemp(suffix='planted')",
 }
