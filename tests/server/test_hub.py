@@ -232,12 +232,18 @@ def test_a_loss_is_told_after_the_past_to_who_joins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answered", "told"),
-    [((0, "e"), [1, 2, "loss", 3, 4]), ((1, "e"), [2, "loss", 3, 4]), ((3, "f"), ["loss", 3, 4])],
-    ids=["from the beginning", "of the epoch before", "of the new epoch"],
+    ("after", "answered", "told"),
+    [
+        (2, (0, "e"), [1, 2, "loss", 3, 4]),
+        (2, (1, "e"), [2, "loss", 3, 4]),
+        (2, (3, "f"), ["loss", 3, 4]),
+        # The first is no longer held.
+        (MAX_HELD - 1, (1, "e"), [2, "loss", *range(3, MAX_HELD + 2)]),
+    ],
+    ids=["from the beginning", "of the epoch before", "of the new epoch", "more than is held"],
 )
 def test_a_loss_is_told_between_what_was_held_before_it_and_after(
-    answered: tuple[int, str], told: list[int | str]
+    after: int, answered: tuple[int, str], told: list[int | str]
 ) -> None:
     world = World()
     one = world.connection("1")
@@ -245,24 +251,10 @@ def test_a_loss_is_told_between_what_was_held_before_it_and_after(
     for _ in range(2):
         world.publish()
     world.hub.resync("a")
-    for _ in range(2):
+    for _ in range(after):
         world.publish(epoch="f")
     world.hub.go_live(catchup, *answered)
     assert [m.get("data", "loss") for m in texts(one.outbox._transport.octets)] == told  # type: ignore[attr-defined]
-
-
-def test_what_is_no_longer_held_from_before_a_loss_does_not_move_its_place() -> None:
-    world = World()
-    one = world.connection("1")
-    catchup = world.hub.begin(one, "a")
-    for _ in range(2):
-        world.publish()
-    world.hub.resync("a")
-    for _ in range(MAX_HELD - 1):
-        world.publish(epoch="f")
-    world.hub.go_live(catchup, 1, "e")
-    came = [m.get("data", "loss") for m in texts(one.outbox._transport.octets)]  # type: ignore[attr-defined]
-    assert came == [2, "loss", *range(3, MAX_HELD + 2)]
 
 
 def test_what_was_published_before_a_loss_goes_out_before_it() -> None:
