@@ -76,6 +76,10 @@ class Sequencer:
         """After the last message that was delivered."""
         return Position(self._offset, self._epoch)
 
+    def passed(self, offset: int, epoch: str) -> bool:
+        """Return whether a live message with this position is a repeat."""
+        return epoch == self._epoch and offset <= self._offset
+
     def receive(self, offset: int, epoch: str, before: int | None = None) -> Verdict:
         """Judge a live message; DELIVER has moved the position past it. ``before``: the position that it follows, where
         it takes more than one (None: one below its own)."""

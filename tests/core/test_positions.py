@@ -56,6 +56,13 @@ def test_positions_that_the_wire_refuses(text: str) -> None:
         msgspec.json.decode(text, type=Position)
 
 
+@given(st.integers(0, 6), st.sampled_from(["a", "b"]), st.none() | st.integers(0, 6))
+def test_what_was_passed_is_what_would_be_a_repeat(offset: int, epoch: str, before: int | None) -> None:
+    sequencer = Sequencer(Position(3, "a"))
+    passed = sequencer.passed(offset, epoch)
+    assert passed == (sequencer.receive(offset, epoch, before) is Verdict.REPEAT)
+
+
 def test_a_position_on_the_wire() -> None:
     assert msgspec.json.encode(Position(3, "e")) == b'{"offset":3,"epoch":"e"}'
     assert msgspec.json.decode(b'{"offset":3,"epoch":"e","more":1}', type=Position) == Position(3, "e")

@@ -141,6 +141,11 @@ class ChannelFeed:
         for tag in list(self._echoes):
             self.echoed(tag, -1)
 
+    def passed(self, offset: int, epoch: str) -> bool:
+        """Return whether `receive` would take a message with this position for a repeat. A node's own messages are most
+        of those that are: it has had Redis' answer by then."""
+        return self._held is None and self.sequencer is not None and self.sequencer.passed(offset, epoch)
+
     def receive(self, publication: Publication, own: bool = False) -> None:
         """A message with a position, from Pub/Sub, or ``own``: this node wrote it, and Redis has answered."""
         if self._held is not None:

@@ -28,8 +28,8 @@ MOST_BYTES: Final = 256 * 1024
 
 _pack: Final = msgspec.msgpack.Encoder().encode
 
-#: The keys and the arguments of a write, and who waits for its answer.
-_Write = tuple[list[str], list[str], Deferred[bytes]]
+#: The keys and the arguments of a write, packed, and who waits for its answer.
+_Write = tuple[msgspec.Raw, Deferred[bytes]]
 
 
 class GatheredWrites:
@@ -52,9 +52,12 @@ class GatheredWrites:
     def add(self, keys: Sequence[str], arguments: Sequence[Part]) -> Deferred[bytes]:
         """Return the script's answer to this write, packed. Fails with `errors.PushError`."""
         answer: Deferred[bytes] = Deferred()
-        words = [each.decode() if isinstance(each, bytes) else str(each) for each in arguments]
-        self._writes.append((list(keys), words, answer))
-        self._bytes += sum(len(each) for each in arguments if isinstance(each, bytes | str))
+        words = [
+            each if type(each) is str else each.decode() if type(each) is bytes else str(each) for each in arguments
+        ]
+        packed = _pack((keys, words))
+        self._writes.append((msgspec.Raw(packed), answer))
+        self._bytes += len(packed)
         if len(self._writes) >= MOST or self._bytes >= MOST_BYTES:
             self.send()
         elif not self._scheduled:
@@ -75,13 +78,13 @@ class GatheredWrites:
     async def _send(self, writes: list[_Write]) -> None:
         answers: list[Any]  # Any: what comes from Redis; `Script.may_reply` has seen that each is bytes
         try:
-            answers = await self._call(_pack([(keys, words) for keys, words, _ in writes]))
+            answers = await self._call(_pack([packed for packed, _ in writes]))
             if len(answers) != len(writes):
                 raise Unavailable("Redis did not answer to each write")
         except Exception as problem:
             # Whatever it is: each of them waits for an answer.
-            for _, _, waiting in writes:
+            for _, waiting in writes:
                 waiting.errback(type(problem)(str(problem)) if isinstance(problem, PushError) else problem)
             return
-        for (_, _, waiting), answer in zip(writes, answers, strict=True):
+        for (_, waiting), answer in zip(writes, answers, strict=True):
             waiting.callback(answer)

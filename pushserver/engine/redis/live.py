@@ -286,15 +286,16 @@ class Live:
     def _read(self, feed: ChannelFeed, payload: bytes) -> None:
         head, _, body = payload.partition(b"\n")
         kind, *words = head.decode().split(" ")
-        if kind == "o":
-            self._commands.learn(words[1], int(words[2]))
-            feed.receive(_appended(feed.channel, words, body))
-            return
-        if kind == "p":
-            offset, epoch, *writes = words
-            if writes:
-                self._commands.learn(epoch, int(writes[0]))
-            feed.receive(publication.decode(body).positioned(int(offset), epoch))
+        if kind in ("o", "p"):
+            offset, epoch, *more = words
+            if more:
+                self._commands.learn(epoch, int(more[0]))
+            if feed.passed(int(offset), epoch):
+                return
+            if kind == "o":
+                feed.receive(_appended(feed.channel, words, body))
+            else:
+                feed.receive(publication.decode(body).positioned(int(offset), epoch))
             return
         if kind == "i":
             feed.change(_change.decode(body))

@@ -69,6 +69,8 @@ class SharedSettings:
 
     def widest(self, key: str, own: int) -> int:
         """Return a limit of this node, or of another live one where that is wider."""
+        if not self._others:
+            return own
         others = (settings.get(key) for settings in self._others.values())
         return max([own, *(each for each in others if type(each) is int and each < 2**53)])
 
