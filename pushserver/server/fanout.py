@@ -45,6 +45,8 @@ class FanOut:
         self._counters = counters
         self._dirty: deque[Channel] = deque()
         self._scheduled = False
+        #: the fan-outs that go on in a later turn
+        self._paused: dict[Channel, Iterator[None]] = {}
         #: the newest push of each subject to a connection whose socket is full; None once that was left out
         self._newest: dict[Connection, dict[str, Mark | None]] = {}
         self._resend_latest: Callable[[Connection, str], None] = lambda connection, subject: None
@@ -99,9 +101,15 @@ class FanOut:
         self._put(channel)
 
     def send_now(self, channel: Channel) -> None:
-        """Hand out what gathers for a channel that has few followers, ahead of its turn."""
-        if channel.batches and len(channel.followers) <= FEW:
+        """Hand out what is on its way to a channel's followers, ahead of its turn: what they are sent next comes behind
+        it."""
+        begun = self._paused.pop(channel, None)
+        if begun is not None:
+            self._run(channel, begun, pauses=False)
+        elif channel.batches and len(channel.followers) <= FEW:
             self._send(channel)
+        elif channel.batches:
+            self._run(channel, self._steps(channel), pauses=False)
 
     def _send(self, channel: Channel) -> None:
         while channel.batches:
@@ -125,12 +133,19 @@ class FanOut:
                 return
         self._scheduled = False
 
-    def _run(self, channel: Channel, steps: Iterator[None]) -> None:
+    def _go_on(self, channel: Channel, steps: Iterator[None]) -> None:
+        # Unless `send_now` came first.
+        if self._paused.get(channel) is steps:
+            del self._paused[channel]
+            self._run(channel, steps)
+
+    def _run(self, channel: Channel, steps: Iterator[None], pauses: bool = True) -> None:
         began = self._clock.seconds()
         try:
             for _ in steps:
-                if self._clock.seconds() - began > SLICE:
-                    self._clock.later(0, self._run, channel, steps)
+                if pauses and self._clock.seconds() - began > SLICE:
+                    self._paused[channel] = steps
+                    self._clock.later(0, self._go_on, channel, steps)
                     return
         except Exception:
             # What is published next must not wait for ever behind this.

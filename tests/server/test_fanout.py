@@ -48,7 +48,7 @@ class Node:
             dialect,
             line,
             wire.outbox,
-            None,
+            lambda *_: connection.send(b"{}"),
             Peer("", "", "", 0),
             self.counters,
         )
@@ -72,9 +72,12 @@ class Node:
         while self.clock.getDelayedCalls():
             self.clock.advance(0)
 
-    def received(self, name: str) -> list[int]:
+    def messages(self, name: str) -> list[dict[str, Any]]:
         self.wires[name].drain()
-        return [m["data"] for m in texts(bytes(self.wires[name].kernel.octets))]
+        return texts(bytes(self.wires[name].kernel.octets))
+
+    def received(self, name: str) -> list[int]:
+        return [m["data"] for m in self.messages(name)]
 
     @property
     def channel(self) -> Channel:
@@ -335,6 +338,20 @@ def test_who_leaves_or_comes_while_a_fan_out_is_under_way(monkeypatch: pytest.Mo
     node.publish()
     node.run_turns()
     assert {n for n in range(20) if 2 in node.received(str(n))} == set(range(20)) - {14, 16}
+
+
+def test_a_loss_comes_behind_a_fan_out_that_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fanout, "STRIDE", 4)
+    monkeypatch.setattr(fanout, "SLICE", -1.0)
+    node = Node()
+    for n in range(10):
+        node.follow(node.connect(str(n), []))
+    node.publish()
+    # Behind the first step.
+    node.clock.callLater(0, lambda: (node.hub.resync("a"), node.publish()))
+    node.run_turns()
+    for n in range(10):
+        assert [m.get("data", "loss") for m in node.messages(str(n))] == [1, "loss", 2]
 
 
 def test_who_comes_before_it_goes_out_gets_what_is_published_then() -> None:

@@ -15,6 +15,7 @@ from pushserver.core.publication import Publication, body
 from pushserver.server.channel import MAX_HELD, CatchUp
 from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection, Peer
+from pushserver.server.fanout import FEW
 from pushserver.server.hub import Hub
 from pushserver.server.outbox import Outbox, Policy
 from pushserver.server.stats import Counters
@@ -257,16 +258,19 @@ def test_a_loss_is_told_between_what_was_held_before_it_and_after(
     assert [m.get("data", "loss") for m in texts(one.outbox._transport.octets)] == told  # type: ignore[attr-defined]
 
 
-def test_what_was_published_before_a_loss_goes_out_before_it() -> None:
+@pytest.mark.parametrize("followers", [1, FEW + 1])
+def test_what_was_published_before_a_loss_goes_out_before_it(followers: int) -> None:
     world = World()
-    one = world.connection("1")
-    world.hub.go_live(world.hub.begin(one, "a"), 0)
+    connections = [world.connection(str(n)) for n in range(followers)]
+    for each in connections:
+        world.hub.go_live(world.hub.begin(each, "a"), 0)
     world.publish()
     world.hub.resync("a")
     world.publish(epoch="f")
     world.run_turns()
-    came = [m.get("data", "loss") for m in texts(one.outbox._transport.octets)]  # type: ignore[attr-defined]
-    assert came == [1, "loss", 2]
+    for each in connections:
+        came = [m.get("data", "loss") for m in texts(each.outbox._transport.octets)]  # type: ignore[attr-defined]
+        assert came == [1, "loss", 2]
 
 
 async def test_a_subscription_that_the_engine_refuses_fails_for_all_who_wait() -> None:
