@@ -196,7 +196,7 @@ def begin(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Begin]:
     def begin(program: str, command: str = "", packages: str = "", **environment: str) -> Application:
         place = tmp_path / f"application-{len(processes)}"
         place.mkdir()
-        port = free_port()
+        port = free_port("0.0.0.0")
         path = f"{request.getfixturevalue('foreign')}/bin:{os.environ['PATH']}"
         if not command:
             # The first line says how it is started.

@@ -12,11 +12,14 @@ import socket
 _held: list[socket.socket] = []
 
 
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that is nobody's, and stays this process' until it ends."""
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a TCP port of this host that is nobody's, and stays this process' until it ends.
+
+    ``0.0.0.0``: for a program that listens on all addresses, where a connection of any of them stands in the way.
+    """
     holder = socket.socket()
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    holder.bind(("127.0.0.1", 0))
+    holder.bind((host, 0))
     _held.append(holder)
     port: int = holder.getsockname()[1]
     return port
