@@ -161,6 +161,8 @@ class Checker:
         self._strict = frozenset(begin.get("strict", ()))
         self.violations: list[Violation] = []
         self._calls: dict[int, Call] = {}
+        #: by what is called and the message id that it brings: when that was first
+        self._first_calls: dict[tuple[str, str], float] = {}
         self._devices = {
             each["name"]: DeviceView(
                 each["name"], each["user"], each["acks"], each["positions"], frozenset(each["channels"])
@@ -208,11 +210,13 @@ class Checker:
     def _index(self, line: Line) -> None:
         match line["event"]:
             case "call":
-                self._calls[line["call"]] = Call(line["at"], line["by"], line["what"], line["arguments"])
+                call = self._calls[line["call"]] = Call(line["at"], line["by"], line["what"], line["arguments"])
+                if call.what in ("notify", "publish") and "messageId" in call.arguments:
+                    self._first_calls.setdefault((call.what, call.arguments["messageId"]), call.at)
             case "answer":
-                call = self._calls.get(line["call"])
-                if call is None:
+                if line["call"] not in self._calls:
                     raise Unjudged(f"an answer to call {line['call']}, which is not in the history")
+                call = self._calls[line["call"]]
                 call.answered_at, call.outcome = line["at"], line["outcome"]
                 call.result, call.code = line.get("result"), line.get("code", "")
             case "fault":
@@ -240,7 +244,13 @@ class Checker:
     def _call_lost(self, call: Call, subjects: frozenset[str]) -> bool:
         # What an entry says is carried out later.
         until = float("inf") if call.what == "entry" else call.answered_at
-        return self._may_be_lost(call.at, until, subjects)
+        return self._may_be_lost(self._written_at(call), until, subjects)
+
+    def _written_at(self, call: Call) -> float:
+        """Return when what a call says was written, at the earliest: of a repeat that is known as one, before it."""
+        if not (call.what in ("notify", "publish") and call.outcome == "done" and _is_repeat(call.result)):
+            return call.at
+        return self._first_calls.get((call.what, call.arguments.get("messageId")), call.at)
 
     def _find_offsets(self) -> None:
         for call in self._calls.values():
@@ -855,6 +865,10 @@ def _keys_of(channel: str) -> frozenset[str]:
 def _keys_of_task(state: Any) -> frozenset[str]:
     listed = {f"tasks:{kind}:{state['userId']}" for kind in ("open", "final", "until")}
     return frozenset({f"task:{state['taskId']}"} | listed)
+
+
+def _is_repeat(result: Any) -> bool:
+    return any(each.get("duplicate") for each in [result, *result.get("results", ())])
 
 
 def _positions(call: Call) -> Iterator[tuple[str, str, int, str]]:

@@ -56,10 +56,10 @@ class Story:
             "signed_in", device=device, connection=connection, given=positions, results=results, inbox=inbox, tasks=[]
         )
 
-    def call(self, what: str, arguments: Any, result: Any, by: str = "publisher") -> None:
+    def call(self, what: str, arguments: Any, result: Any, by: str = "publisher", outcome: str = "done") -> None:
         self._calls += 1
         self.add("call", call=self._calls, by=by, to="n1", what=what, arguments=arguments)
-        self.add("answer", call=self._calls, outcome="done", result=result)
+        self.add("answer", call=self._calls, outcome=outcome, result=result)
 
     def notify(self, key: str, offset: int, *devices: str) -> None:
         result = {"userId": "ann", "messageId": key, "offset": offset, "epoch": EPOCH}
@@ -214,6 +214,17 @@ def test_keys_that_are_gone_excuse_what_they_held_alone(keys: list[str], broken:
     story.notify("c", 3)
     story.inbox.pop()
     story.add("data_lost", since=0, keys=keys)
+    assert rules(story) == broken
+
+
+@pytest.mark.parametrize(("repeat", "broken"), [({"duplicate": True}, set()), ({}, {"delivered", "kept"})])
+def test_what_is_answered_as_a_repeat_was_written_before(repeat: dict[str, bool], broken: set[str]) -> None:
+    story = good()
+    arguments = {"userId": "ann", "messageId": "c"}
+    story.call("notify", arguments, None, outcome="unknown")
+    story.add("data_lost", since=0, keys=["push:inbox:ann"])
+    result = {"userId": "ann", "messageId": "c", "offset": 3, "epoch": EPOCH, **repeat}
+    story.call("notify", arguments, {"results": [result]})
     assert rules(story) == broken
 
 
