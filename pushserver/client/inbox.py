@@ -78,6 +78,11 @@ class KeptInbox:
             self._move_to(self._shelf())
             self._is_read = False
 
+    def is_another(self, welcome: Welcome) -> bool:
+        """Return whether the server may have lost data since it said last where this inbox stands."""
+        inbox = welcome.inbox
+        return inbox is not None and self.epoch is not None and inbox.epoch != self.epoch
+
     def welcomed(self, welcome: Welcome, known: Position | None, now: int) -> None:
         """Signed in. `known` is where an earlier process stopped."""
         self.channel.name = f"user:{welcome.user_id}"

@@ -146,6 +146,9 @@ class ClientSubscriptions:
         return positions
 
     def welcomed(self, welcome: Welcome, now: int) -> None:
+        if self.inbox.is_another(welcome):
+            # What the server knows of tasks may be older than what is remembered here.
+            self.tasks.forget()
         for state in welcome.tasks:
             self._learn(state, as_push(state))
         self.inbox.welcomed(welcome, self._known.pop(f"user:{welcome.user_id}", None), now)

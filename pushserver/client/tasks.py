@@ -1,4 +1,7 @@
-"""The user's tasks: the newest state of each, from wherever it came, and never an older one after a newer."""
+"""The user's tasks: the newest state of each, from wherever it came, and never an older one after a newer.
+
+One that was made later is newer, whatever its version.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ class KnownTasks:
     def learn(self, state: TaskState, push: Push, followers: Iterable[ReaderFeed]) -> None:
         """Take a state; only a newer one counts. `followers` read this one task."""
         known = self.states.pop(state.task_id, None)
-        if known is not None and state.version <= known.version:
+        if known is not None and not _is_newer(state, known):
             self.states[state.task_id] = known
             return
         self.states[state.task_id] = state
@@ -50,6 +53,13 @@ class KnownTasks:
     def forget(self) -> None:
         """What is known counts no more: versions may begin anew."""
         self.states.clear()
+
+
+def _is_newer(state: TaskState, known: TaskState) -> bool:
+    # A task that the server has forgotten, or that went with its data, begins with version 1 where it is made anew.
+    if state.created_at != known.created_at:
+        return state.created_at > known.created_at
+    return state.version > known.version
 
 
 def as_push(state: TaskState) -> Push:

@@ -1296,6 +1296,28 @@ def test_a_resync_of_the_user_forgets_what_was_known_of_tasks() -> None:
     assert shell.read(shell.core.open_inbox()) == ["resync"]
 
 
+def test_an_inbox_of_another_epoch_at_sign_in_forgets_what_was_known_of_tasks() -> None:
+    shell = Shell().start(tasks=[state(7)], **inbox(0))
+    every = shell.core.open_tasks()
+    one = shell.subscribe("task:t", {"task": state(7)})
+    assert (versions(shell, every), versions(shell, one)) == ([7], [7])
+    shell.lose()
+    # Nothing is forgotten for a lost connection.
+    shell.come_back(tasks=[state(6)], **inbox(0))
+    shell.lose()
+    assert versions(shell, every) == []
+    shell.come_back(tasks=[state(3)], **inbox(0, epoch="f"))
+    assert (versions(shell, every), versions(shell, one)) == ([3], [3])
+
+
+def test_a_task_that_was_made_anew_is_newer_whatever_its_version() -> None:
+    shell = Shell().start(tasks=[state(1_800_000_000_000, createdAt=1)])
+    every = shell.core.open_tasks()
+    for made_at, version in [(2, 1), (1, 1_800_000_000_001), (2, 2)]:
+        shell.push("task:t", state(version, createdAt=made_at), type="task_progress", messageId=f"{version}")
+    assert versions(shell, every) == [1_800_000_000_000, 1, 2]
+
+
 def test_a_raw_request_is_what_it_says_and_happens_once() -> None:
     assert calls.raw("publish", {"channel": "a"}, "m").data == {"channel": "a", "messageId": "m"}
     assert calls.raw("chat_message", {"messageId": "own"}, "m").data == {"messageId": "own"}

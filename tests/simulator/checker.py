@@ -35,6 +35,8 @@ MAX_ID = 4096
 ROOM = "chat:lobby"
 #: The key of what waits to be carried out.
 INGEST = frozenset({"ingest"})
+#: Versions up to this count changes in data that began with nothing; in later generations they begin with the time, ms.
+_COUNTED = 1_000_000
 #: What is asked of an inbox that changes it.
 CHANGES = ("inbox.read", "inbox.delete")
 
@@ -172,6 +174,8 @@ class Checker:
         self._losses: list[Loss] = []
         #: of what was not answered alone
         self._unanswered_losses: list[Loss] = []
+        #: when nodes began that had ended
+        self._starts: list[float] = []
         #: by channel and epoch: what stands at which offset
         self._kept: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
         #: by channel and message, or task that ended: the offsets that it had
@@ -226,6 +230,8 @@ class Checker:
             case "data_lost":
                 keys = frozenset(key.partition(":")[2] for key in line["keys"]) if "keys" in line else None
                 self._losses.append(Loss(line["since"], line["at"], keys))
+            case "started" if line["node"] != "redis":
+                self._starts.append(line["at"])
             case "settled":
                 self._settled_at = line["at"]
 
@@ -744,23 +750,34 @@ class Checker:
                     self._broken("gap", at, f"{device.name} on {channel} stands at {position}, the newest is {newest}")
 
     def _judge_versions(self) -> None:
-        """A change has a higher version than whatever was shown before it was asked for."""
-        shown: list[tuple[float, str, int, float]] = []
+        """A change has a higher version than whatever was shown before, unless nobody could know that."""
+        shown: dict[str, list[tuple[float, Any]]] = defaultdict(list)
         for line in self._lines:
             if line["event"] == "delivery" and line["type"].startswith("task_"):
-                state = line["data"]
-                shown.append((line["at"], state["taskId"], state["version"], state["percentage"]))
+                shown[line["data"]["taskId"]].append((line["at"], line["data"]))
         for call in self._calls.values():
             if call.outcome != "done" or call.what not in (*ENDS, "task.progress"):
                 continue
             state = call.result
-            before = [each for each in shown if each[0] < call.at and each[1] == state["taskId"]]
-            higher = [version for _, _, version, _ in before if version >= state["version"]]
-            if higher and state["percentage"] > max(percentage for _, _, _, percentage in before):
+            before = [
+                old
+                for at, old in shown[state["taskId"]]
+                if at < call.at and not self._in_new_data(call.at, state, at, old)
+            ]
+            higher = [old["version"] for old in before if old["version"] >= state["version"]]
+            if higher and state["percentage"] > max(old["percentage"] for old in before):
                 self._broken(
                     "task-version", call.answered_at,
                     f"{state['taskId']} changed to version {state['version']}, and {max(higher)} was shown before",
                 )  # fmt: skip
+
+    def _in_new_data(self, at: float, state: Any, shown_at: float, shown: Any) -> bool:
+        """Return whether a task was made anew in data that began with nothing since it was shown, by a node that began
+        later still: to such a node it is the first data that there was, whose versions count from 1."""
+        if state["version"] > _COUNTED or state.get("createdAt") == shown.get("createdAt"):
+            return False
+        emptied = [loss.at for loss in self._losses if loss.since == 0 and loss.keys is None and shown_at <= loss.at]
+        return any(loss_at <= start <= at for loss_at in emptied for start in self._starts)
 
     def _judge_tasks(self, at: float) -> None:
         self._judge_versions()

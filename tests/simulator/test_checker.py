@@ -437,6 +437,33 @@ def test_a_change_whose_version_was_shown_before() -> None:
     assert "task-version" not in rules(changed(4))
 
 
+@pytest.mark.parametrize(
+    ("since", "events", "changed", "excused"),
+    [
+        (0, ("data_lost", "started"), {"createdAt": 2}, True),
+        # A node that began before knows what it gave, and so does older data. Nothing is excused of the same task, nor
+        # of versions that went on.
+        (0, ("started", "data_lost"), {"createdAt": 2}, False),
+        (0, ("data_lost",), {"createdAt": 2}, False),
+        (0, ("started",), {"createdAt": 2}, False),
+        (1, ("data_lost", "started"), {"createdAt": 2}, False),
+        (0, ("data_lost", "started"), {"createdAt": 1}, False),
+        (0, ("data_lost", "started"), {"createdAt": 2, "version": 1_800_000_000_000}, False),
+    ],
+)  # fmt: skip
+def test_versions_of_a_task_that_is_made_anew_where_nobody_is_left_who_knows(
+    since: float, events: tuple[str, ...], changed: dict[str, Any], excused: bool
+) -> None:
+    story = good()
+    story.task("phone", 1_800_000_000_001, "running")
+    story.lines[-1]["data"]["createdAt"] = 1
+    for event in events:
+        story.add(event, **({"since": since} if event == "data_lost" else {"node": "n1"}))
+    state = {"taskId": "t", "userId": "ann", "version": 2, "status": "running", "percentage": 5.0} | changed
+    story.call("task.progress", {}, state)
+    assert ("task-version" in rules(story)) is not excused
+
+
 def test_a_count_of_what_is_unread_that_is_wrong() -> None:
     story = good()
     story.miscounted = 1

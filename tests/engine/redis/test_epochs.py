@@ -213,6 +213,20 @@ async def test_versions_of_tasks_go_on_above_all_that_older_data_does_not_know(
     assert node.tasks.lowest_version() > before
 
 
+async def test_new_data_that_a_new_node_began_goes_on_above_what_another_node_knows(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    began = wall_clock()
+    node = await cluster.start(redis.url, position_check=200)
+    redis.command("FLUSHALL")
+    # It cannot know that there were data before.
+    new = await cluster.start(redis.url, "b", position_check=200)
+    assert new.tasks.lowest_version() == 1
+    for each in (node, new):
+        await each.history.read("a", None, 1, False)
+    assert began <= node.tasks.lowest_version() == new.tasks.lowest_version() < 2**53
+
+
 async def test_versions_of_tasks_go_on_above_all_where_clocks_were_set_back(
     cluster: Cluster, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
