@@ -365,7 +365,11 @@ class Live:
         self._number += 1
         tag = f"{self._origin}.{self._number}"
         feed = self.feeds.channels.get(channel)
-        return tag, None if feed is None else feed.expect(tag)
+        echo = None if feed is None else feed.expect(tag)
+        if not self._subscriber.receiving:
+            # Nothing comes in yet, while Redis may answer already.
+            self.unexpect(channel, tag)
+        return tag, echo
 
     def unexpect(self, channel: str, tag: str) -> None:
         """The change was not made, or nobody will be told of it."""

@@ -11,6 +11,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs, formatEvent
 
 from pushserver.core import errors
+from pushserver.core.inbox import Selection
 from pushserver.engine.interfaces import Credential, IdempotencyKey
 from pushserver.engine.redis import connection, engine
 
@@ -192,6 +193,24 @@ async def test_a_killed_pubsub_connection_is_replayed(cluster: Cluster, redis: R
     assert contents([each for each in received if each.channel == "user:7"]) == ["inbox 0", "inbox 1", "inbox 2"]
     assert events(other, "resync") == []
     await until(lambda: events(other, "refresh"))
+
+
+@pytest.mark.parametrize("what", ["mark", "delete"])
+async def test_a_change_of_an_inbox_is_answered_where_pubsub_comes_back_later(
+    cluster: Cluster, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    node = await cluster.start(redis.url)
+    await node.broker.subscribe("user:7")
+    kept = await node.inbox.append(publication("user:7", "n"), "7", False, None, None, None)
+    monkeypatch.setattr(connection, "_FIRST_PAUSE", 60.0)
+    monkeypatch.setattr(connection, "_LONGEST_PAUSE", 60.0)
+    redis.command("CLIENT", "KILL", "TYPE", "pubsub")
+    await until(lambda: node.engine.trouble() is not None)
+    chosen = Selection(kept.epoch, (kept.offset,))
+    answer = node.inbox.mark("7", chosen, 50, None) if what == "mark" else node.inbox.delete("7", chosen, None)
+    assert (await answer).changed == 1
+    # Whoever counts along was not told of the change itself.
+    assert events(node, "unread_lost") == [("7",)]
 
 
 async def test_more_missed_than_is_kept_is_said(cluster: Cluster, redis: RedisServer) -> None:
