@@ -290,8 +290,7 @@ class Run:
             return False
         seconds = self._stalling.pop()
         self._late[session] = lease
-        process.hold()
-        self.world.at(self.world.now + seconds, self._go_on, session)
+        self.world.at(self.world.now + seconds, self._go_on, session, process.hold())
         return True
 
     def _leased(self, lease: bytes) -> None:
@@ -303,11 +302,9 @@ class Run:
         if self._late.pop(session, None) is not None:
             session.transport.process.later(0, session.deliver_late)
 
-    def _go_on(self, session: RedisSession) -> None:
+    def _go_on(self, session: RedisSession, end: Callable[[], None]) -> None:
         self._deliver_late(session)
-        process = session.transport.peer.process
-        if process.alive and process.held:
-            process.go_on()
+        end()
 
     # -- operations ---------------------------------------------------------------------------------------------------
 
@@ -421,8 +418,7 @@ class Run:
     def _hold(self, step: Step, node: str, seconds: float) -> None:
         process = self._node(node).process
         if process.alive and not process.held:
-            process.hold()
-            self._later(seconds, process.go_on)
+            self._later(seconds, process.hold())
 
     def _part(self, step: Step, node: str, seconds: float) -> None:
         pair = frozenset((self._node(node).host, REDIS_HOST))
@@ -495,8 +491,7 @@ class Run:
     def _redis_hold(self, step: Step, seconds: float) -> None:
         """Redis stands still, and carries out what came meanwhile when it goes on, also for who gave up."""
         if self.redis.process.alive and not self.redis.process.held:
-            self.redis.process.hold()
-            self._later(seconds, self.redis.process.go_on)
+            self._later(seconds, self.redis.process.hold())
 
     def _save(self, step: Step) -> None:
         saved: object

@@ -55,6 +55,8 @@ class Process:
         self.alive = True
         self.held = False
         self.skew = 0
+        #: how often it was held, so that the end of one hold is not taken for that of a later one
+        self._holds = 0
         self._due: list[Event] = []
         # Monotonic clocks have no common origin.
         self._origin = 1000.0 + world.chance.random() * 1000
@@ -78,8 +80,17 @@ class Process:
         self.alive = False
         self._due.clear()
 
-    def hold(self) -> None:
+    def hold(self) -> Callable[[], None]:
+        """Stop it. Return what lets it go on, unless this hold is over by then, also where another one has begun."""
         self.held = True
+        self._holds += 1
+        number = self._holds
+
+        def end() -> None:
+            if self.held and self._holds == number:
+                self.go_on()
+
+        return end
 
     def go_on(self) -> None:
         self.held = False
