@@ -233,6 +233,9 @@ class Run:
                 node.start()
 
     def _read_all(self) -> None:
+        if self.sentinels is not None and not self.sentinels.ready:
+            # What waits for a replica is never answered then, and the nodes would be blamed for it.
+            raise RuntimeError("everything was mended, and nobody follows the master")
         self.history.note("settled")
         for device in self.devices:
             # What is shown of a status is as old as its last message; an answer is of now.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.simulator.plan import Plan, Step, make
 from tests.simulator.run import Run
 from tests.simulator.world import Process, World
@@ -41,3 +43,11 @@ def test_an_old_master_stands_still_until_it_is_back_whatever_held_it_before(tmp
     assert (old.process.held, old.model.master) == (True, True)
     run.world.run(11.0)
     assert (old.process.held, old.model.master, run.redis.model.followed) == (False, False, True)
+
+
+def test_a_run_whose_master_nobody_follows_in_the_end_cannot_be_judged(tmp_path: Path) -> None:
+    run = Run(with_sentinels(), tmp_path)
+    assert run.sentinels is not None
+    run.sentinels.ready = False
+    with pytest.raises(RuntimeError, match="nobody follows the master"):
+        run._read_all()
