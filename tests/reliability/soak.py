@@ -40,8 +40,10 @@ from tests.reliability.cluster import Books, Cluster
 from tests.reliability.slopes import LEAST, Slope, slope
 
 CHANNEL, PROBE = "log:all", "probe:all"
-#: Messages that an inbox keeps, and users whose inboxes one call adds to.
-FULL, AT_ONCE = 5, 1_000
+#: Messages that an inbox keeps.
+FULL = 5
+#: Users that are notified at once while the inboxes are filled, and later; and such calls of one request.
+AT_ONCE, FEW, CALLS = 1_000, 5, 20
 CONFIG = f"""
 [inbox]
 max_messages = {FULL}
@@ -169,21 +171,28 @@ async def post(server: Server, path: str, body: Any) -> None:
         await asyncio.sleep(0.1)
 
 
-async def fill(server: Server, users: list[str]) -> None:
-    """Give every user an inbox that holds no more, so that the store does not grow by those who had none."""
-    for _ in range(FULL):
-        for first in range(0, len(users), AT_ONCE):
-            body = {"userIds": users[first : first + AT_ONCE], "data": {"text": "x" * 200}}
-            answer = await asyncio.to_thread(server.api, "POST", "/api/notify", body)
-            if answer.status != 200:
-                raise RuntimeError(f"the inboxes cannot be filled: {answer.status} {answer.body!r}")
+async def fill(server: Server, users: list[str], chance: random.Random) -> None:
+    """Give every user an inbox that holds no more, so that the store does not grow by those who had none; and then as
+    much again in the way that it goes on: what is written for all in order fills the pages of a table, and these are
+    split by what comes later, until they are as full as they stay."""
+    text = {"text": "x" * 200}
+    bodies = [{"userIds": users[first : first + AT_ONCE], "data": text} for first in range(0, len(users), AT_ONCE)]
+    few = min(FEW, len(users))
+    bodies = FULL * bodies + [
+        {"userIds": chance.sample(users, few), "data": text} for _ in range(FULL * len(users) // few)
+    ]
+    for first in range(0, len(bodies), CALLS):
+        commands = [{"method": "notify", "params": body} for body in bodies[first : first + CALLS]]
+        answer = await asyncio.to_thread(server.api, "POST", "/api/batch", {"commands": commands})
+        if answer.status != 200 or any("error" in reply for reply in answer.body["replies"]):
+            raise RuntimeError(f"the inboxes cannot be filled: {answer.status} {answer.body[:500]!r}")
 
 
 async def publish(servers: list[Server], users: list[str], chance: random.Random) -> None:
     while True:
         server = chance.choice(servers)
         await post(server, "/api/publish", {"channel": CHANNEL, "data": {"text": "x" * 200}})
-        body = {"userIds": chance.sample(users, min(5, len(users))), "data": {"text": "x" * 200}}
+        body = {"userIds": chance.sample(users, min(FEW, len(users))), "data": {"text": "x" * 200}}
         await post(server, "/api/notify", body)
         # Each is sent to all: so much the clients take in one process.
         await asyncio.sleep(max(0.05, len(users) / 2000))
@@ -351,7 +360,7 @@ async def play(stage: Stage, seconds: float, connections: int, seed: int) -> tup
     """Have servers under load for so long; return what they used, and how soon they were back after faults."""
     users = [f"u{n}" for n in range(connections)]
     servers, recovery = stage.servers, Recovery()
-    await fill(servers[0], users)
+    await fill(servers[0], users, random.Random(seed))
     running = [asyncio.create_task(follow(servers, user, random.Random(f"{seed}{user}"), 60)) for user in users]
     running.append(asyncio.create_task(publish(servers, users, random.Random(seed))))
     running.append(asyncio.create_task(publish_moments(servers, random.Random(seed + 1))))
