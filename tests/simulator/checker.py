@@ -108,6 +108,15 @@ class Loss(NamedTuple):
         return self.keys is None or not self.keys.isdisjoint(subjects)
 
 
+class Doubt(NamedTuple):
+    """A device was told at this moment, ms, that nobody can say what it has seen up to an offset: data was lost under
+    it. ``epoch``: that of the data by then, where it was told."""
+
+    offset: int
+    at: float
+    epoch: str | None
+
+
 @dataclass
 class Follower:
     """What a device knows of one channel on the connection that stands."""
@@ -141,8 +150,9 @@ class DeviceView:
     final_statuses: dict[str, str] = field(default_factory=dict)
     #: messages that it was told were lost
     told_lost: int = 0
-    #: offsets up to which it was told, at these moments, that nobody can say what it has seen: data was lost under them
-    unsure: list[tuple[int, float]] = field(default_factory=list)
+    doubts: list[Doubt] = field(default_factory=list)
+    #: by epoch and offset in doubt: the message that may stand there, where nobody was told its own
+    guessed: dict[tuple[str, int], str] = field(default_factory=dict)
     connected: bool = False
     wanted: bool = True
     #: of this connection: where the inbox began and ended as it signed in, offsets delivered, and losses told
@@ -178,6 +188,8 @@ class Checker:
         self._starts: list[float] = []
         #: by channel and epoch: what stands at which offset
         self._kept: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
+        #: by the same: when somebody first knew of that
+        self._known_at: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
         #: by channel and message, or task that ended: the offsets that it had
         self._offsets: dict[tuple[str, str], set[int]] = defaultdict(set)
         self._settled_at = float("inf")
@@ -319,6 +331,8 @@ class Checker:
 
     def _keep(self, at: float, channel: str, epoch: str, offset: int, message_id: str) -> None:
         self._offsets[channel, message_id].add(offset)
+        since = self._known_at[channel, epoch]
+        since[offset] = min(at, since.get(offset, at))
         known = self._kept[channel, epoch].setdefault(offset, message_id)
         if known != message_id:
             self._broken("one-offset", at, f"{channel} {epoch}:{offset} is both {known} and {message_id}")
@@ -361,18 +375,43 @@ class Checker:
         else:
             # Of another epoch: where the replay begins is not told.
             device.began = None
-            self._doubt(device, given[0], line["at"])
+            self._doubt(device, given[0], line["at"], epoch)
         device.inbox_end = inbox["offset"]
         device.inbox, device.lost_here, device.delivered_since_told = set(), 0, True
         for state in line["tasks"]:
             self._show_task(device, line["at"], state)
 
-    def _doubt(self, device: DeviceView, offset: int, at: float) -> None:
+    def _doubt(self, device: DeviceView, offset: int, at: float, epoch: str | None) -> None:
         """A device was told that its position says nothing any more: where data went back, what has these offsets now
         may be what it has seen, and need not be counted for it."""
         subjects = _keys_of(f"user:{device.user}")
         if any(loss.since > 0 and loss.at <= at and loss.concerns(subjects) for loss in self._losses):
-            device.unsure.append((offset, at))
+            device.doubts.append(Doubt(offset, at, epoch))
+
+    def _doubted(self, device: DeviceView, call: Call, key: str) -> bool:
+        """Return whether nobody can say that a device has not seen a message, or the end of a task."""
+        offsets = self._offsets[f"user:{device.user}", key]
+        for doubt in device.doubts:
+            if call.answered_at > doubt.at:
+                continue
+            if any(offset <= doubt.offset for offset in offsets):
+                return True
+            if not offsets and self._may_stand(device, call, key, doubt):
+                return True
+        return False
+
+    def _may_stand(self, device: DeviceView, call: Call, key: str, doubt: Doubt) -> bool:
+        """Return whether a message that nobody was told an offset of may have one that is in doubt: the answer to a
+        direct message says none, and it may go by the limits before anybody is sent it. It came after what was known
+        before it, and where no other stands."""
+        if doubt.epoch is None:
+            return True
+        place, written_at = (f"user:{device.user}", doubt.epoch), self._written_at(call)
+        before = max((offset for offset, at in self._known_at[place].items() if at <= written_at), default=0)
+        for offset in range(before + 1, doubt.offset + 1):
+            if offset not in self._kept[place] and device.guessed.setdefault((doubt.epoch, offset), key) == key:
+                return True
+        return False
 
     def _subscribed(self, device: DeviceView, line: Line) -> None:
         for channel, result in line["results"].items():
@@ -490,7 +529,7 @@ class Checker:
             channel = data["channel"]
             position = device.followers[channel].position
             if channel == own and position is not None:
-                self._doubt(device, position[0], line["at"])
+                self._doubt(device, position[0], line["at"], None)
             device.followers[channel] = Follower(None, True)
             if channel == own:
                 device.began = None
@@ -611,12 +650,7 @@ class Checker:
                 if not device.acks and call.at < device.first_signed_in:
                     continue
                 delivered = key in (device.tasks_ended if _ends(call) else device.seen[f"user:{user}"])
-                doubted = any(
-                    offset <= most and call.answered_at <= until
-                    for most, until in device.unsure
-                    for offset in self._offsets[f"user:{user}", key]
-                )
-                if not delivered and not doubted:
+                if not delivered and not self._doubted(device, call, key):
                     absent[device.name].append(key)
         for name, keys in absent.items():
             told = self._devices[name].told_lost

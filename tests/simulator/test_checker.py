@@ -419,6 +419,40 @@ def test_what_took_the_place_of_lost_data_need_not_be_counted_but_what_came_afte
     assert "delivered" not in rules(story)
 
 
+@pytest.mark.parametrize(("position", "written", "missed"), [
+    (2, ("e", 3), ()),
+    (3, (2, "e", 4), ()),
+    (4, ("e", 3, "f"), ()),
+    # Two cannot stand in one place, and nothing in one that was known of before it was written.
+    (2, ("e", "f", 4), ("f",)),
+    (2, (2, "e", 4), ("e",)),
+    (3, ("e", 3, "f"), ("f",)),
+])  # fmt: skip
+def test_what_nobody_knows_the_offset_of_may_stand_in_the_place_of_lost_data(
+    position: int, written: tuple[int | str, ...], missed: tuple[str, ...]
+) -> None:
+    """The data goes back to 1; then come messages with an offset, and direct ones, which go before they are sent."""
+    story = good()
+    story.inbox.pop()
+    story.add("data_lost", since=35)
+    kept = [push("a", 1, epoch="h.e")]
+    for each in written:
+        if isinstance(each, str):
+            story.call("direct", {"targetId": "ann", "messageId": each}, {"messageId": each, "queued": True}, "phone")
+        else:
+            kept.append(push(f"k{each}", each, epoch="h.e"))
+            result = {"userId": "ann", "messageId": f"k{each}", "offset": each, "epoch": "h.e"}
+            story.call("notify", {"userId": "ann", "messageId": f"k{each}"}, {"results": [result]})
+    story.add("lost", device="laptop", connection=1, code=None)
+    story.sign_in("laptop", 2, position=[position, EPOCH])
+    story.lines[-1]["results"]["user:ann"] = {"recovered": False, "offset": 4, "epoch": "h.e"}
+    story.lines[-1]["inbox"] |= {"epoch": "h.e", "offset": 4}
+    for message in kept:
+        story.deliver("laptop", message, 2)
+    found = [each.text for each in judge(story.text()) if each.text.startswith("laptop never got")]
+    assert found == [f"laptop never got {list(missed)} ({len(missed)}), and was told of 0 lost"] * bool(missed)
+
+
 def test_nothing_is_excused_where_all_data_was_gone() -> None:
     story = lost_under_a_position(0, 2)
     story.add("told", device="laptop", connection=2, what="inbox_overflow", data={"lost": 1})
