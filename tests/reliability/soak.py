@@ -1,6 +1,6 @@
 """Servers under load and churn for long: what they use does not grow, and after each fault they are back soon.
 
-    python -m tests.reliability.soak [--seconds N] [--connections N] [--seed N] [--only ENGINE]
+    python -m tests.reliability.soak [--seconds N] [--connections N] [--seed N] [--only ENGINE] [--samples FILE]
 
 - ``embedded``: one server. ``redis``: two nodes on one Redis.
 
@@ -20,15 +20,17 @@ import argparse
 import asyncio
 import http.client
 import json
+import os
 import random
 import signal
 import statistics
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import websockets
 
@@ -131,6 +133,8 @@ class OnRedis:
 
 
 Fault = Callable[[Books, random.Random], Awaitable[None]]
+#: Notes something of a run.
+Note = Callable[..., None]
 Stage = Embedded | OnRedis
 STAGES: Mapping[str, type[Stage]] = {"embedded": Embedded, "redis": OnRedis}
 
@@ -283,7 +287,8 @@ class Recovery:
         failed: what did not come about.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, note: Note) -> None:
+        self._note = note
         self.back: dict[str, list[float]] = defaultdict(list)
         self.told: dict[str, list[float]] = defaultdict(list)
         self.failed: list[str] = []
@@ -322,7 +327,9 @@ class Recovery:
         except TimeoutError:
             late = sum(not condition(each) for each in watchers)
             self.failed.append(f"{late} clients were not back, or not told, {PATIENCE:.0f} s after: {name}")
-        found[name].append(asyncio.get_running_loop().time() - since)
+        took = asyncio.get_running_loop().time() - since
+        found[name].append(took)
+        self._note(fault=name, told=found is self.told, took=round(took, 3))
 
     def rows(self) -> list[str]:
         """Return the rows of a table: times, s, the least, the median and the most."""
@@ -338,7 +345,7 @@ class Recovery:
         ]
 
 
-async def watch(stage: Stage, seconds: float) -> Samples:
+async def watch(stage: Stage, seconds: float, note: Note) -> Samples:
     """Note what the servers use for so long, and until there are enough samples of each."""
     clock = asyncio.get_running_loop().time
     began = clock()
@@ -352,14 +359,15 @@ async def watch(stage: Stage, seconds: float) -> Samples:
             now = {}
         for name, value in now.items():
             found[name].append((clock() - began, value))
+        note(**now)
         await asyncio.sleep(every)
     return found
 
 
-async def play(stage: Stage, seconds: float, connections: int, seed: int) -> tuple[Samples, Recovery]:
+async def play(stage: Stage, seconds: float, connections: int, seed: int, note: Note) -> tuple[Samples, Recovery]:
     """Have servers under load for so long; return what they used, and how soon they were back after faults."""
     users = [f"u{n}" for n in range(connections)]
-    servers, recovery = stage.servers, Recovery()
+    servers, recovery = stage.servers, Recovery(note)
     await fill(servers[0], users, random.Random(seed))
     running = [asyncio.create_task(follow(servers, user, random.Random(f"{seed}{user}"), 60)) for user in users]
     running.append(asyncio.create_task(publish(servers, users, random.Random(seed))))
@@ -373,7 +381,7 @@ async def play(stage: Stage, seconds: float, connections: int, seed: int) -> tup
         pause = max(PAUSE, seconds / 200) if seconds > 60 else 0.5
         faults = asyncio.create_task(recovery.play(stage, watchers, random.Random(seed + 2), pause, end))
         running.append(faults)
-        samples = await watch(stage, seconds)
+        samples = await watch(stage, seconds, note)
         await faults
         return samples, recovery
     finally:
@@ -391,12 +399,16 @@ def _later(samples: Samples, seconds: float) -> Samples:
     return {name: [each for each in noted if each[0] >= seconds / 4] for name, noted in samples.items()}
 
 
-def soak(name: str, seconds: float, connections: int, seed: int) -> list[str]:
+def soak(name: str, seconds: float, connections: int, seed: int, file: TextIO) -> list[str]:
     """Play one engine, and print what was found; return what does not hold."""
+
+    def note(**what: Any) -> None:
+        print(json.dumps({"at": round(time.time(), 3), "engine": name} | what), file=file, flush=True)
+
     with tempfile.TemporaryDirectory(prefix="soak-") as place:
         stage = STAGES[name](Path(place))
         try:
-            samples, recovery = asyncio.run(play(stage, seconds, connections, seed))
+            samples, recovery = asyncio.run(play(stage, seconds, connections, seed, note))
         finally:
             stage.stop()
     wrong = list(recovery.failed)
@@ -421,11 +433,13 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--connections", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--only", action="append", choices=STAGES, help="this engine; repeatable")
+    parser.add_argument("--samples", default=os.devnull, metavar="FILE", help="where each sample and fault is noted")
     options = parser.parse_args(words)
     print(f"seed {options.seed}", flush=True)
     wrong: list[str] = []
-    for name in options.only or STAGES:
-        wrong += soak(name, options.seconds, options.connections, options.seed)
+    with open(options.samples, "a") as file:
+        for name in options.only or STAGES:
+            wrong += soak(name, options.seconds, options.connections, options.seed, file)
     print(f"wrong: {'; '.join(wrong) or 'nothing'}")
     return bool(wrong)
 
