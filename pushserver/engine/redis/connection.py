@@ -19,6 +19,7 @@ import hiredis
 import txredisapi
 from service_identity import CertificateError, VerificationError
 from twisted.application.internet import ClientService
+from twisted.internet import tcp
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IStreamClientEndpoint
@@ -92,6 +93,8 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
         self._clock = clock
         self._pending: deque[tuple[Deferred[Any], float, int]] = deque()
         self._octets = 0
+        #: whether the transport is a socket that what is sent may be given to at once
+        self._direct = False
         self._alarm: IDelayedCall | None = None
         #: the call that gives the rest of the replies, and since when they wait for it, s
         self._resting: IDelayedCall | None = None
@@ -107,6 +110,7 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
         transport = self.transport
         if hasattr(transport, "setTcpNoDelay"):
             transport.setTcpNoDelay(True)
+        self._direct = isinstance(transport, tcp.Connection)
 
     @property
     def waiting(self) -> int:
@@ -121,11 +125,18 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
         if self._pending and (len(self._pending) >= MAX_PENDING or self._octets + len(octets) > MAX_PENDING_BYTES):
             return fail(Unavailable("too much waits for Redis"))
         answer: Deferred[Any] = Deferred()
+        if self._direct and not self._pending:
+            # Nothing is under way: whoever asks need not wait for the turn to end.
+            taken = self.transport.writeSomeData(octets)
+            rest = octets[taken:] if isinstance(taken, int) else octets
+        else:
+            rest = octets
         self._octets += len(octets)
         self._pending.append((answer, self._clock.seconds() + timeout, len(octets)))
         if self._alarm is None:
             self._alarm = self._clock.later(timeout, self._look)
-        self.transport.write(octets)
+        if rest:
+            self.transport.write(rest)
         return answer
 
     def dataReceived(self, data: bytes, unpause: bool = False) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import txredisapi
-from twisted.internet import task
+from twisted.internet import task, tcp
 from twisted.internet.defer import Deferred, DeferredList, succeed
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.main import CONNECTION_LOST
 from twisted.internet.task import deferLater
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
@@ -241,6 +242,57 @@ class Moving:
     def take(self) -> int:
         given, self.given = self.given, []
         return len(given)
+
+
+class PaperSocket(tcp.Connection):
+    """A socket on paper, which takes so many bytes at once; None: it is lost."""
+
+    def __init__(self, room: int | None = 1000) -> None:
+        self.at_once, self.later = b"", b""
+        self._room = room
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        pass
+
+    def writeSomeData(self, data: bytes) -> int | ConnectionLost:
+        if self._room is None:
+            return CONNECTION_LOST
+        self.at_once += data[: self._room]
+        return min(len(data), self._room)
+
+    def write(self, data: bytes) -> None:
+        self.later += data
+
+
+def on_a_socket(socket: PaperSocket) -> connection.CommandProtocol:
+    protocol = connection.CommandProtocol(Clock(task.Clock()))
+    protocol.transport = socket
+    protocol.connectionMade()
+    return protocol
+
+
+PING = b"*1\r\n$4\r\nPING\r\n"
+
+
+def test_what_is_asked_first_is_sent_at_once_and_what_comes_meanwhile_together() -> None:
+    socket = PaperSocket()
+    protocol = on_a_socket(socket)
+    answers = [protocol.send(5, "PING") for _ in range(3)]
+    assert (socket.at_once, socket.later) == (PING, 2 * PING)
+    protocol.dataReceived(b"+one\r\n+two\r\n")
+    answers.append(protocol.send(5, "PING"))
+    assert (socket.at_once, socket.later) == (PING, 3 * PING)
+    protocol.dataReceived(b"+three\r\n+four\r\n")
+    assert [each.result for each in answers] == [b"one", b"two", b"three", b"four"]
+    protocol.send(5, "PING")
+    assert (socket.at_once, socket.later) == (2 * PING, 3 * PING)
+
+
+@pytest.mark.parametrize("room", [0, 5, None])
+def test_what_the_socket_does_not_take_goes_later(room: int | None) -> None:
+    socket = PaperSocket(room)
+    on_a_socket(socket).send(5, "PING")
+    assert (socket.at_once, socket.later) == (PING[: room or 0], PING[room or 0 :])
 
 
 class PaperTransport(StringTransport):
