@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, overload
 
 import msgspec
 from msgspec import UNSET
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from pushserver.core import publication
@@ -312,17 +313,17 @@ class Tasks:
         """The owner asks for the end; whoever works on the task sees it in the next answer."""
         return await self._change(task_id, progress.request_cancel, None)
 
-    async def append_output(
+    def append_output(
         self,
         task_id: str,
         new: NewOutput,
         producer: Producer | None,
         attempt: int | None,
         once: IdempotencyKey | None,
-    ) -> OutputTaken:
-        """Append to an output. Raises what `IOutputs.append` fails with. A producer's own numbers make it happen once;
+    ) -> Deferred[OutputTaken]:
+        """Append to an output. Fails with what `IOutputs.append` does. A producer's own numbers make it happen once;
         ``once`` does where there are none."""
-        return await self._engine.outputs.append(task_id, new, producer, attempt, None if producer else once)
+        return self._engine.outputs.append(task_id, new, producer, attempt, None if producer else once)
 
     async def read_output(self, task_id: str, name: str, since: Position | None, max_bytes: int) -> OutputPage:
         """Return a page of an output. Raises what `IOutputs.read` fails with."""

@@ -366,16 +366,15 @@ class RedisCommands:
             [ttl, token, *arguments, told, content],
         )
 
-    def append(
-        self, keys: Sequence[str], *arguments: Part, once: tuple[str, IdempotencyKey] | None
-    ) -> Deferred[list[int | str]]:
-        """`write` for an append to an output, with those that are made in the same turn."""
+    def append(self, keys: Sequence[str], *arguments: Part, once: tuple[str, IdempotencyKey] | None) -> Deferred[bytes]:
+        """`write` for an append to an output, with those that are made in the same turn; its answer is for
+        `appended`."""
         every, whole = self._written(keys, arguments, once, b"", b"")
         # The generation is checked once for all of them, so these places are empty here.
-        packed = self._appends.add([self._names.server, *every], ["", "", *whole])
-        return packed.addCallback(self._appended, keys)
+        return self._appends.add([self._names.server, *every], ["", "", *whole])
 
-    def _appended(self, packed: bytes, keys: Sequence[str]) -> list[int | str]:
+    def appended(self, packed: bytes, keys: Sequence[str]) -> list[int | str]:
+        """Return what an append was answered with. Raises `errors.PushError`."""
         script = self._scripts["output_append"]
         answer = script.answer(packed)
         if answer is None:

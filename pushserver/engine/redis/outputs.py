@@ -60,8 +60,9 @@ class RedisOutputs:
     ) -> Deferred[OutputTaken]:
         channel = output.channel_of(new.name, task_id)
         literal = output.literal(new.kind, new.body)
-        answer = self._commands.append(
-            [self._names.task(task_id), *self._names.output(channel), self._names.stale],
+        keys = [self._names.task(task_id), *self._names.output(channel), self._names.stale]
+        packed = self._commands.append(
+            keys,
             new.name,
             new.kind.value,
             new.body,
@@ -77,11 +78,12 @@ class RedisOutputs:
             once=None if once is None else (self._names.once(OUTPUT_KEYS, task_id, once), once),
         )
         # No coroutine: there is one of these for each token.
-        return answer.addCallback(self._taken, channel, new, literal)
+        return packed.addCallback(self._taken, keys, channel, new, literal)
 
     def _taken(
-        self, answer: list[int | str], channel: str, new: NewOutput, literal: bytes
+        self, packed: bytes, keys: list[str], channel: str, new: NewOutput, literal: bytes
     ) -> OutputTaken | Deferred[OutputTaken]:
+        answer = self._commands.appended(packed, keys)
         word, *rest = answer
         if word == "duplicate":
             offset, of = str(rest[0]).split(" ")
