@@ -136,8 +136,10 @@ class SubscriberProtocol(CommandProtocol):
             self._round.cancel()
             self._round = None
         super().connectionLost(why)
-        if self._gone is not None:
-            self._gone()
+        # These refer to this connection too: a circle, which may stay for hours, and all names with it.
+        gone, self._gone, self._confirmed, self._names = self._gone, None, None, {}
+        if gone is not None:
+            gone()
 
 
 class SubscriberListener(Protocol):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -211,6 +213,26 @@ async def test_a_change_of_an_inbox_is_answered_where_pubsub_comes_back_later(
     assert (await answer).changed == 1
     # Whoever counts along was not told of the change itself.
     assert events(node, "unread_lost") == [("7",)]
+
+
+async def test_a_lost_connection_keeps_none_of_the_names_that_were_wanted_on_it(
+    cluster: Cluster, redis: RedisServer
+) -> None:
+    node = await cluster.start(redis.url)
+    await node.broker.subscribe("a")
+    names = [weakref.ref(name.receive) for key, name in node.engine._subscriber._names.items() if key.endswith(b":a")]
+    assert len(names) == 2
+    before = node.engine._subscriber.connection.protocol
+    gc.disable()
+    try:
+        node.broker.unsubscribe("a")
+        redis.command("CLIENT", "KILL", "TYPE", "pubsub")
+        await until(lambda: node.engine._subscriber.connection.protocol not in (None, before))
+        await until(lambda: node.engine.trouble() is None)
+        # None waits for a round over all that is kept, which may be hours away.
+        assert [name() for name in names] == [None, None]
+    finally:
+        gc.enable()
 
 
 async def test_more_missed_than_is_kept_is_said(cluster: Cluster, redis: RedisServer) -> None:
