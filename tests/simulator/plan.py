@@ -363,7 +363,7 @@ def _fault(chance: random.Random, kinds: dict[str, int], nodes: int, seconds: fl
         case "redis_full":
             with_ = {"seconds": chance.choice((0.5, 3))}
         case "redis_rollback":
-            with_ = {"lag": chance.choice((0.5, 2, 5))}
+            with_ = {"lag": chance.choice((0.05, 2, 5))}
         case "evict" | "evict_presence":
             with_ = {"share": chance.choice((0.2, 0.6))}
         case "drop_device" | "slow_device":
