@@ -238,6 +238,11 @@ class Server:
     def pid(self) -> int:
         return self.process.pid
 
+    @property
+    def client(self) -> str:
+        """Return which program of bench/peers its clients are."""
+        return "load-tls" if self.secure else "load"
+
     def command(self) -> list[str]:
         raise NotImplementedError
 
@@ -465,7 +470,7 @@ class Load:
     """The client process of one server."""
 
     def __init__(self, server: Server) -> None:
-        client = "load-tls" if server.secure else "load"
+        client = server.client
         install(client)
         self._server = server
         self._place = tempfile.TemporaryDirectory(prefix="bench-load-")

@@ -44,6 +44,10 @@ for peer in "$@"; do
     [ -f /usr/include/openssl/ssl.h ] || install_packages gcc libc6-dev libssl-dev
     compile load-tls load.c -DTLS -lssl -lcrypto
     ;;
+  load-deflate)
+    [ -f /usr/include/zlib.h ] || install_packages gcc libc6-dev zlib1g-dev
+    compile load-deflate load.c -DDEFLATE -lz
+    ;;
   node)
     command -v npm >/dev/null || install_packages nodejs npm
     wanted=$(cat package.json package-lock.json | sha256sum)

@@ -1,5 +1,6 @@
 /* The benchmarks' client: many WebSocket connections in one process, which counts what comes and is never the limit.
-   Compiled with -DTLS, all of them speak TLS.
+   Compiled with -DTLS, all of them speak TLS; with -DDEFLATE, those that offer it read what is compressed
+   (permessage-deflate without context takeover).
 
    load HOST PORT, commands on standard input, one line each, one line of answer:
 
@@ -50,7 +51,12 @@
 #ifdef TLS
 #include <openssl/ssl.h>
 #endif
+#ifdef DEFLATE
+#include <zlib.h>
+#endif
 
+/* What the answer to an upgrade says where messages may be compressed. */
+#define COMPRESSES "permessage-deflate"
 #define SENT "\"sent\":\""
 #define DIGITS 16
 #define KEEP 64
@@ -73,6 +79,11 @@ typedef struct {
   tail greeting, data;
 #ifdef TLS
   SSL *tls;
+#endif
+#ifdef DEFLATE
+  int deflated, packed, gathers;
+  size_t size, room;
+  char *message;
 #endif
 } conn;
 
@@ -190,6 +201,67 @@ static int search(conn *c, tail *t, char *data, size_t size, const char *what, s
   return found;
 }
 
+/* Looks for what is counted in octets that have come: of the stream, or of a message that was compressed. */
+static void look(conn *c, tail *greeting, tail *messages, char *data, size_t size) {
+  if (c->state == GREETING) {
+    c->greeted += search(c, greeting, data, size, ready_marker, strlen(ready_marker));
+    if (measuring) received += search(c, messages, data, size, marker, need);
+    if (c->greeted < ready_times) return;
+    c->state = READY;
+    opened++;
+  } else {
+    received += search(c, messages, data, size, marker, need);
+  }
+}
+
+#ifdef DEFLATE
+static char text[KEEP + (1 << 20)];
+
+/* Keeps octets of a message. */
+static void gather(conn *c, const char *data, size_t size) {
+  /* Room for the four octets that its sender left out at the end. */
+  if (c->size + size + 4 > c->room && !(c->message = realloc(c->message, c->room = 2 * (c->size + size + 4)))) die("realloc");
+  memcpy(c->message + c->size, data, size);
+  c->size += size;
+}
+
+/* The message is whole: looks into its text. */
+static void unpack(conn *c) {
+  static z_stream zip;
+  tail greeting = {0}, messages = {0};
+  size_t size = c->size;
+  if (c->packed) {
+    if (!zip.state && inflateInit2(&zip, -15) != Z_OK) die("inflateInit2");
+    gather(c, "\0\0\xff\xff", 4);
+    inflateReset(&zip);
+    zip.next_in = (Bytef *)c->message, zip.avail_in = c->size;
+    zip.next_out = (Bytef *)text + KEEP, zip.avail_out = sizeof text - KEEP;
+    int result = inflate(&zip, Z_SYNC_FLUSH);
+    if ((result != Z_OK && result != Z_STREAM_END) || zip.avail_in) {
+      fprintf(stderr, "load: a message cannot be inflated: %d\n", result);
+      exit(1);
+    }
+    size = zip.total_out;
+  } else {
+    if (size > sizeof text - KEEP) size = sizeof text - KEEP;
+    memcpy(text + KEEP, c->message, size);
+  }
+  c->size = 0;
+  look(c, &greeting, &messages, text + KEEP, size);
+}
+
+/* A frame's head: on a connection that compresses, each message is looked into by itself. */
+static void begin_frame(conn *c) {
+  int opcode = c->head[0] & 15;
+  if (opcode == 1 || opcode == 2) c->packed = c->head[0] & 0x40;
+  c->gathers = c->deflated && opcode < 8;
+}
+
+static void end_frame(conn *c) {
+  if (c->gathers && c->head[0] & 0x80) unpack(c);
+}
+#endif
+
 /* Walks over the frames and answers pings, as every client must: those of WebSocket, and a protocol's own. */
 static void walk(conn *c, const char *data, size_t size) {
   while (size) {
@@ -197,8 +269,14 @@ static void walk(conn *c, const char *data, size_t size) {
       size_t skip = size < c->left ? size : c->left;
       if (c->met >= 0)
         c->met = c->met + skip <= ping_size && !memcmp(ping + c->met, data, skip) ? c->met + (int)skip : -1;
+#ifdef DEFLATE
+      if (c->gathers) gather(c, data, skip);
+#endif
       data += skip, size -= skip, c->left -= skip;
       if (!c->left && c->met == (int)ping_size) give(c, answer, answer_size);
+#ifdef DEFLATE
+      if (!c->left) end_frame(c);
+#endif
       continue;
     }
     c->head[c->had++] = *data++, size--;
@@ -209,6 +287,10 @@ static void walk(conn *c, const char *data, size_t size) {
     if ((c->head[0] & 15) == 9) give(c, "\x8a\x80\0\0\0", 6);
     c->met = ping_size && c->left == ping_size ? 0 : -1;
     c->had = 0;
+#ifdef DEFLATE
+    begin_frame(c);
+    if (!c->left) end_frame(c);
+#endif
   }
 }
 
@@ -232,14 +314,11 @@ static void take(conn *c, char *data, size_t size) {
     char *told = keep_size ? memmem(data, size, before_kept, strlen(before_kept)) : NULL;
     if (told && told + strlen(before_kept) + keep_size <= data + size)
       memcpy(kept_of(c - conns), told + strlen(before_kept), keep_size);
-    c->greeted += search(c, &c->greeting, data, size, ready_marker, strlen(ready_marker));
-    if (measuring) received += search(c, &c->data, data, size, marker, need);
-    if (c->greeted < ready_times) return;
-    c->state = READY;
-    opened++;
-  } else {
-    received += search(c, &c->data, data, size, marker, need);
   }
+#ifdef DEFLATE
+  if (c->deflated) return;
+#endif
+  look(c, &c->greeting, &c->data, data, size);
 }
 
 static void upgrade(conn *c, int i) {
@@ -281,7 +360,10 @@ static void readable(conn *c, int i) {
       tail *t = &c->greeting;
       char *from = memcpy(data - t->kept, t->keep, t->kept), *head = memmem(from, data + n - from, "\r\n\r\n", 4);
       size_t known = data + n - from;
-      t->kept = head ? 0 : known < 3 ? known : 3;
+#ifdef DEFLATE
+      if (memmem(from, head ? (size_t)(head - from) : known, COMPRESSES, strlen(COMPRESSES))) c->deflated = 1;
+#endif
+      t->kept = head ? 0 : known < strlen(COMPRESSES) ? known : strlen(COMPRESSES) - 1;
       memcpy(t->keep, data + n - t->kept, t->kept);
       if (head) {
         c->state = GREETING;
@@ -408,6 +490,9 @@ static void cut(void) {
 #endif
       close(conns[i].fd);
     }
+#ifdef DEFLATE
+  for (int i = 0; i < started; i++) free(conns[i].message);
+#endif
   free(conns), free(requests), free(greetings), free(request_sizes), free(greeting_sizes);
   conns = NULL, requests = greetings = NULL, request_sizes = greeting_sizes = NULL;
   count = opened = started = ended = 0;

@@ -17,8 +17,9 @@ from typing import Any
 
 from bench.measure import resident
 from bench.scoreboard.clients import Clients, Posts, Wrong, allow_descriptors
-from bench.scoreboard.peers import Peer, Position, Positions, compact
+from bench.scoreboard.peers import NotifyingOurs, Peer, Position, Positions, compact
 from bench.scoreboard.quiet import Processes, Watch
+from bench.scoreboard.receiver import Receiver
 from bench.scoreboard.records import Facts
 from bench.servers import CHANNEL, Http, NotAvailable, redis_process
 
@@ -142,20 +143,21 @@ class Stage:
         """Start a process that can hold connections."""
         clients = Clients(server, addresses)
         self.stack.callback(clients.close)
-        self._count(clients.pid)
+        self.count(clients.pid)
         return clients
 
     def posts(self, server: Peer, connections: int) -> Posts:
         posts = Posts(server.port, connections)
         self.stack.callback(posts.close)
-        self._count(posts.pid)
+        self.count(posts.pid)
         return posts
 
-    def _count(self, pid: int) -> None:
+    def count(self, pid: int) -> None:
+        """What this process uses is a client's."""
         self.ours.clients.add(pid)
         self.stack.callback(self.ours.clients.discard, pid)
 
-    def watch(self, server: Peer, *clients: Clients | Posts) -> Watch:
+    def watch(self, server: Peer, *clients: Clients | Posts | Receiver) -> Watch:
         return Watch(self.ours, server.pid, [each.pid for each in clients], self.redis.get(server.pid, 0))
 
     def round(self) -> Stage:
@@ -313,15 +315,26 @@ def warm_up(server: Peer, stage: Stage) -> None:
 
 def kept(stage: Stage, kind: type[Peer], redis: bool) -> Meter:
     """Return how publications into histories are taken: publishers at once, each for a channel with one subscriber."""
-    many, count = stage.sizes.publishers, stage.sizes.posts
+    return _to_one_each(stage, kind, redis, "log:own", stage.sizes.publishers)
+
+
+def one_user_each(stage: Stage, kind: type[Peer]) -> Meter:
+    """Return how publications through Redis are taken: publishers at once, one user after another."""
+    return _to_one_each(stage, kind, True, "public:own", stage.sizes.connections)
+
+
+def _to_one_each(stage: Stage, kind: type[Peer], redis: bool, channels: str, many: int) -> Meter:
+    """Return how publications are taken to so many channels, one after another, each with one subscriber."""
+    count = stage.sizes.posts
+    allow_descriptors(many)
     server = stage.server(kind, redis)
     clients = stage.clients(server)
-    clients.connect(clients.greet(range(many), (), own=["log:own-{user}"]))
-    posts = stage.posts(server, many)
+    clients.connect(clients.greet(range(many), (), own=[channels + "-{user}"]))
+    posts = stage.posts(server, stage.sizes.publishers)
 
     def meter() -> Taken:
         first = time.monotonic_ns() // 1000
-        posts.prepare(server.request(f"log:own-{n % many}", f"{first + n:016d}") for n in range(count))
+        posts.prepare(server.request(f"{channels}-{n % many}", f"{first + n:016d}") for n in range(count))
         clients.reset()
         with stage.watch(server, clients, posts) as watch:
             seconds = posts.post()
@@ -401,6 +414,34 @@ def progress(stage: Stage, kind: type[Peer]) -> Meter:
             raise Wrong(f"not all tasks are at {percentage} %")
         done = updates * tasks
         return taken(watch, {"rate": done / seconds, "cpu": watch.server / done * 1e6})
+
+    return meter
+
+
+def told(stage: Stage, kind: type[Peer]) -> Meter:
+    """Return how events are taken: the ends of tasks, publishers at once, each told to a webhook."""
+    count, batch = stage.sizes.posts, 100
+    server = stage.server(kind)
+    assert isinstance(server, NotifyingOurs)
+    stage.count(server.receiver.pid)
+    posts = stage.posts(server, stage.sizes.publishers)
+    rounds = itertools.count()
+
+    def meter() -> Taken:
+        number = next(rounds)
+        names = [f"t{number}-{n}" for n in range(count)]
+        for first in range(0, count, batch):
+            commands = [
+                {"method": "task.create", "params": {"taskId": name, "userId": f"u{n % 1000}"}}
+                for n, name in enumerate(names[first : first + batch])
+            ]
+            server.http.post(server.batch_path, compact({"commands": commands}), server.headers)
+        posts.prepare(server.request_to(f"/api/tasks/{name}/complete", {}) for name in names)
+        server.receiver.reset()
+        with stage.watch(server, posts, server.receiver) as watch:
+            posts.post()
+            seconds = server.receiver.wait(count)
+        return taken(watch, {"rate": count / seconds, "cpu": watch.server / count * 1e6})
 
     return meter
 

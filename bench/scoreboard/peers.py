@@ -7,9 +7,11 @@ presence; ``public:`` neither. What a peer cannot do, it is not measured in.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import json
+import random
 import re
 import struct
 import subprocess
@@ -18,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from bench.scoreboard.receiver import Receiver
 from bench.servers import (
     API_KEY,
     CHANNEL,
@@ -42,6 +45,9 @@ from tools.trees import ROOT
 
 #: Where what the peers need is installed, each in a folder of its own.
 PLACE = ROOT / "build" / "peers"
+
+#: What signs the requests of a webhook.
+WEBHOOK_SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 
 #: Messages that a ``log:`` channel keeps.
 KEPT = 200
@@ -204,6 +210,29 @@ presence = true
         return Position(answer["offset"], answer["epoch"])
 
 
+class NotifyingOurs(Ours):
+    """The same, which notifies a webhook of the ends of tasks."""
+
+    configuration = "its defaults, and a webhook that is told of the ends of tasks"
+
+    def __init__(self, redis: str = "") -> None:
+        self.receiver = Receiver()
+        try:
+            super().__init__(redis=redis)
+        except BaseException:
+            self.receiver.close()
+            raise
+
+    def environment(self) -> dict[str, str]:
+        webhook = {"name": "bench", "url": f"http://127.0.0.1:{self.receiver.port}/", "secret": WEBHOOK_SECRET}
+        told = {"PUSHSERVER_EVENTS__TYPES": ["task.finished"], "PUSHSERVER_EVENTS__WEBHOOKS": [webhook]}
+        return super().environment() | {name: json.dumps(value) for name, value in told.items()}
+
+    def stop(self) -> None:
+        super().stop()
+        self.receiver.close()
+
+
 class SecureOurs(Ours):
     """The same, whose clients come to an ``ssl:`` listener."""
 
@@ -243,7 +272,7 @@ class Centrifugo(Peer):
             "client": {"token": {"hmac_secret_key": SECRET}, "allowed_origins": []},
             "http_api": {"key": API_KEY},
             "channel": {"namespaces": namespaces},
-            "websocket": {"use_write_buffer_pool": True, "read_buffer_size": 512},
+            "websocket": self.websocket(),
         }
         if self.secure:
             # Its API stays on the plain port, where the benchmarks publish.
@@ -258,6 +287,10 @@ class Centrifugo(Peer):
             settings["engine"] = {"type": "redis", "redis": {"address": self.redis}}
         (self.place / "config.json").write_text(json.dumps(settings))
         return [str(PLACE / "centrifugo/bin/centrifugo"), "--config", str(self.place / "config.json")]
+
+    def websocket(self) -> dict[str, Any]:
+        """Return the settings of its WebSocket."""
+        return {"use_write_buffer_pool": True, "read_buffer_size": 512}
 
     def ready_for(self, channels: int) -> tuple[str, int]:
         return ('"subscribe":{', channels) if channels else ('"connect":{', 1)
@@ -470,6 +503,49 @@ class SocketIo(Peer):
         return Position(0, answer["id"])
 
 
+class HalfCompressed(Peer):
+    """A peer that offers compression, to clients of which every second one takes it. What is published is longer, since
+    nobody compresses little."""
+
+    #: Bytes of a publication's text, and what it is made of.
+    SIZE = 2_000
+    WORDS = ("the", "task", "has", "reached", "percent", "and", "goes", "on", "with", "file", "of", "user", "step")
+
+    def __init__(self, redis: str = "") -> None:
+        self._upgrades = 0
+        chance = random.Random(0)
+        words = (f"{chance.choice(self.WORDS)} {chance.randrange(1000)}" for _ in range(self.SIZE))
+        self._text = " ".join(words)[: self.SIZE]
+        super().__init__(compression=True, redis=redis)
+
+    @property
+    def client(self) -> str:
+        return "load-deflate"
+
+    def upgrade(self, path: str = "") -> bytes:
+        self._upgrades += 1
+        self.compression = self._upgrades % 2 == 0
+        return (
+            super()
+            .upgrade(path)
+            .replace(b"client_max_window_bits", b"server_no_context_takeover; client_no_context_takeover")
+        )
+
+    def filled(self, sent: str | None = None) -> dict[str, str]:
+        return {"sent": sent or stamp(), "text": self._text}
+
+
+class HalfOurs(HalfCompressed, Ours):
+    configuration = "delivery.compression"
+
+
+class HalfCentrifugo(HalfCompressed, Centrifugo):
+    configuration = Centrifugo.configuration.replace("no compression", "but for websocket.compression")
+
+    def websocket(self) -> dict[str, Any]:
+        return super().websocket() | {"compression": True}
+
+
 class MicroWebSockets(Peer):
     """µWebSockets, by a small program in C over the library that socketify brings, on libuv."""
 
@@ -502,6 +578,10 @@ class NodeWs(Peer, NodeServer):
     @classmethod
     def version(cls) -> str:
         return _npm_version("ws", "bench/peers")
+
+
+class HalfNodeWs(HalfCompressed, NodeWs):
+    configuration = NodeWs.configuration.replace("no compression", "perMessageDeflate without context takeover")
 
 
 class NodeWss(NodeWs):

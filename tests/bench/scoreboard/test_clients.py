@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import ClassVar
@@ -19,6 +20,8 @@ from bench.servers import NotAvailable
 pytestmark = pytest.mark.full
 
 ACCEPTED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+
+COMPRESSING = ACCEPTED[:-2] + b"Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover\r\n\r\n"
 
 
 def frame(payload: bytes, opcode: int = 0x81) -> bytes:
@@ -39,6 +42,7 @@ class Scripted(Peer):
 
     def __init__(self, part: Callable[[socket.socket], None]) -> None:
         self.compression = False
+        self.compressing = False
         self.addresses: list[str] = []
         self.received: list[bytes] = []
         self._part = part
@@ -64,6 +68,10 @@ class Scripted(Peer):
             with suppress(OSError):
                 self._part(connection)
 
+    @property
+    def client(self) -> str:
+        return "load-deflate" if self.compressing else "load"
+
     def ready_for(self, channels: int) -> tuple[str, int]:
         return "ready", 1
 
@@ -75,19 +83,18 @@ class Scripted(Peer):
         self._listener.close()
 
 
-Play = Callable[[Callable[[socket.socket], None]], Clients]
-
-
 class Plays:
     """Starts listeners and clients, and ends them."""
 
     addresses: ClassVar[int] = 3
 
     def __init__(self) -> None:
+        self.compressing = False
         self.ends: list[Callable[[], None]] = []
 
     def __call__(self, part: Callable[[socket.socket], None]) -> Clients:
         server = Scripted(part)
+        server.compressing = self.compressing
         self.ends.append(server.close)
         clients = Clients(server, self.addresses)
         self.ends.append(clients.close)
@@ -95,18 +102,18 @@ class Plays:
 
 
 @pytest.fixture
-def play() -> Iterator[Play]:
+def play() -> Iterator[Plays]:
     plays = Plays()
     yield plays
     for end in reversed(plays.ends):
         end()
 
 
-def sends(*octets: bytes) -> Callable[[socket.socket], None]:
+def sends(*octets: bytes, accepted: bytes = ACCEPTED) -> Callable[[socket.socket], None]:
     """A part: upgrade, hear the greeting, say ready, send these, stay until the client leaves."""
 
     def part(connection: socket.socket) -> None:
-        connection.sendall(ACCEPTED)
+        connection.sendall(accepted)
         connection.recv(100)
         connection.sendall(frame(b"ready"))
         for each in octets:
@@ -123,7 +130,7 @@ def received(clients: Clients, messages: int, connections: int = 2) -> None:
     clients.wait(messages * connections)
 
 
-def test_messages_that_rise_are_right(play: Play) -> None:
+def test_messages_that_rise_are_right(play: Plays) -> None:
     clients = play(sends(message(5), message(6) + message(9), message(10)))
     received(clients, 4)
     counts = clients.check(4)
@@ -131,14 +138,14 @@ def test_messages_that_rise_are_right(play: Play) -> None:
 
 
 @pytest.mark.parametrize("times", [(5, 5), (6, 5)])
-def test_what_comes_twice_or_late_is_noticed(play: Play, times: tuple[int, int]) -> None:
+def test_what_comes_twice_or_late_is_noticed(play: Plays, times: tuple[int, int]) -> None:
     clients = play(sends(*map(message, times)))
     received(clients, 2)
     with pytest.raises(Wrong, match="2 messages came out of order or twice"):
         clients.check(2)
 
 
-def test_what_is_missing_or_too_much_is_noticed(play: Play) -> None:
+def test_what_is_missing_or_too_much_is_noticed(play: Plays) -> None:
     clients = play(sends(message(5), message(6)))
     received(clients, 2)
     with pytest.raises(Wrong, match="received 2 to 2 messages, not 3 each"):
@@ -147,14 +154,39 @@ def test_what_is_missing_or_too_much_is_noticed(play: Play) -> None:
         clients.wait(2, timeout=50)
 
 
-def test_a_message_is_found_wherever_it_was_cut(play: Play) -> None:
+def test_a_message_is_found_wherever_it_was_cut(play: Plays) -> None:
     octets = b"".join(map(message, range(10, 40)))
     clients = play(sends(*(octets[n : n + 1] for n in range(len(octets)))))
     received(clients, 30, connections=1)
     clients.check(30)
 
 
-def test_a_head_may_come_in_pieces(play: Play) -> None:
+def compressed(payload: bytes) -> bytes:
+    """Return the octets of a compressed message, without the last four, as they travel."""
+    made = zlib.compressobj(wbits=-15)
+    return (made.compress(payload) + made.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+def test_what_is_compressed_is_read(play: Plays) -> None:
+    play.compressing = True
+    one, two = (compressed(b'{"sent":"%016d","text":"%s"}' % (time, b"x" * 300)) for time in (10, 12))
+    # In one frame; then in two with a ping between them; what is not compressed stands beside it.
+    octets = (
+        frame(one, 0xC1) + message(11) + frame(two[:9], 0x41) + frame(b"", 0x89) + frame(two[9:], 0x80) + message(13)
+    )
+    clients = play(sends(*(octets[n : n + 1] for n in range(len(octets))), accepted=COMPRESSING))
+    received(clients, 4, connections=1)
+    assert clients.check(4).octets == len(octets) + len(frame(b"ready"))
+
+
+def test_what_cannot_be_inflated_ends_the_client(play: Plays) -> None:
+    play.compressing = True
+    clients = play(sends(frame(b"\xff\xff\xff", 0xC1), accepted=COMPRESSING))
+    with pytest.raises(RuntimeError, match="a message cannot be inflated"):
+        received(clients, 1)
+
+
+def test_a_head_may_come_in_pieces(play: Plays) -> None:
     def part(connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.sendall(ACCEPTED[:20])
@@ -169,7 +201,7 @@ def test_a_head_may_come_in_pieces(play: Play) -> None:
     clients.check(1)
 
 
-def test_pings_are_answered(play: Play) -> None:
+def test_pings_are_answered(play: Plays) -> None:
     received: list[bytes] = []
 
     def part(connection: socket.socket) -> None:
@@ -188,7 +220,7 @@ def test_pings_are_answered(play: Play) -> None:
     assert received == [unmasked(b"here") + b"\x8a\x80\0\0\0\0"]
 
 
-def test_who_is_cut_comes_back_with_what_it_was_told(play: Play) -> None:
+def test_who_is_cut_comes_back_with_what_it_was_told(play: Plays) -> None:
     received: list[bytes] = []
     cut = threading.Semaphore(0)
     numbers = iter(range(1000, 1010))
@@ -212,7 +244,7 @@ def test_who_is_cut_comes_back_with_what_it_was_told(play: Play) -> None:
     assert received == [b"hello", b"hello", b"again 1000", b"again 1001"]
 
 
-def test_they_come_from_several_addresses(play: Play) -> None:
+def test_they_come_from_several_addresses(play: Plays) -> None:
     clients = play(sends())
     clients.connect(clients.greet(range(6), ()))
     server = clients.server
@@ -220,7 +252,7 @@ def test_they_come_from_several_addresses(play: Play) -> None:
     assert sorted(server.addresses) == sorted(["127.0.1.1", "127.0.1.2", "127.0.1.3"] * 2)
 
 
-def test_who_is_not_let_in_is_not_counted(play: Play) -> None:
+def test_who_is_not_let_in_is_not_counted(play: Plays) -> None:
     def part(connection: socket.socket) -> None:
         connection.sendall(ACCEPTED)
         connection.recv(100)
@@ -230,7 +262,7 @@ def test_who_is_not_let_in_is_not_counted(play: Play) -> None:
         clients.connect(clients.greet(range(2), ()))
 
 
-def test_who_is_refused_says_why(play: Play) -> None:
+def test_who_is_refused_says_why(play: Plays) -> None:
     clients = play(lambda connection: connection.sendall(b"HTTP/1.1 503 Service Unavailable\r\n\r\n"))
     with pytest.raises(RuntimeError, match=r"the load client ended at open: load: not upgraded: HTTP/1\.1 503"):
         clients.connect(clients.greet(range(1), ()))
