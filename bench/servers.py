@@ -146,13 +146,15 @@ class Http:
 
     #: Servers end idle connections after some seconds; one that rested for so long is not used again.
     REST = 3.0
+    #: Seconds for an answer: a server that gives none must not hold up everything behind it.
+    PATIENCE = 60.0
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._connect()
 
     def _connect(self) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", self._port))
+        self._socket = socket.create_connection(("127.0.0.1", self._port), self.PATIENCE)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._used = time.monotonic()
 
@@ -180,7 +182,10 @@ class Http:
         return rest
 
     def _read(self) -> bytes:
-        octets = self._socket.recv(1 << 20)
+        try:
+            octets = self._socket.recv(1 << 20)
+        except TimeoutError:
+            raise TimeoutError(f"the server has not answered for {self.PATIENCE:g} s") from None
         if not octets:
             raise ConnectionError("the server closed the connection")
         return octets
