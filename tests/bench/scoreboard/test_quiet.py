@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -25,6 +27,13 @@ def test_a_session_has_what_its_processes_used() -> None:
     assert session_cpu(os.getsid(0)) > 0
     # No process has this number: the kernel's are below 2**22.
     assert session_cpu(2**22 + 1) == 0
+
+
+def test_what_was_called_and_has_ended_was_ours() -> None:
+    before = Processes().used()
+    program = "import time\nwhile time.process_time() < 0.05: pass"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert Processes().used() - before > 0.05
 
 
 @pytest.fixture
