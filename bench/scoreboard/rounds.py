@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from random import Random
@@ -18,8 +19,10 @@ from bench.scoreboard.verdicts import judge
 from bench.servers import NotAvailable
 from tools.trees import ROOT
 
-#: How often a round is taken until it is quiet.
+#: How often a round is taken until it is quiet, and the seconds before it is taken again, twice as many each time: what
+#: works for some seconds on a machine that is else at rest must not end a path.
 TRIES = 5
+PAUSE = 2.0
 
 #: What a peer that cannot go on may raise: it died, answered wrongly, refused part of the load.
 TROUBLE = (NotAvailable, Wrong, RuntimeError, OSError, ValueError)
@@ -37,8 +40,10 @@ def one_line(problem: BaseException) -> str:
 
 def quietly(meter: Meter, tolerant: bool = False) -> tuple[Taken, int]:
     """Return a round during which nothing else was at work, and how often it was taken again. Raises Busy."""
-    others = []
+    others: list[float] = []
     for again in range(TRIES):
+        if again:
+            time.sleep(PAUSE * 2 ** (again - 1))
         taken = meter()
         if taken.quiet or tolerant:
             return taken, again

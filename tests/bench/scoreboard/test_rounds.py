@@ -10,16 +10,28 @@ from pathlib import Path as File
 import pytest
 
 from bench.measure import Progress
+from bench.scoreboard import rounds
 from bench.scoreboard.clients import Wrong
 from bench.scoreboard.meters import QUICK, Meter, Stage, Taken
 from bench.scoreboard.paths import Path
 from bench.scoreboard.peers import Centrifugo, Nats, Ours, Peer
 from bench.scoreboard.records import Book, Run
 from bench.scoreboard.report import text, usable_peers
-from bench.scoreboard.rounds import TRIES, Rounds
+from bench.scoreboard.rounds import PAUSE, TRIES, Rounds
 from bench.scoreboard.verdicts import LEAST_ROUNDS, Target
 from bench.servers import NotAvailable
 from tools.trees import ROOT
+
+#: What the rounds waited until they were taken again.
+Paused = list[float]
+
+
+@pytest.fixture(autouse=True)
+def paused(monkeypatch: pytest.MonkeyPatch) -> Paused:
+    waited: Paused = []
+    monkeypatch.setattr(rounds.time, "sleep", waited.append)
+    return waited
+
 
 RUN = Run("2026-11-26", "2 cores", "a command", "abc", "quick")
 
@@ -90,11 +102,13 @@ def test_a_round_is_taken_again_when_something_else_was_at_work(book: Book) -> N
     assert "again" not in taken[2].facts["Centrifugo"]
 
 
-def test_a_machine_that_never_rests_ends_the_path_in_one_line(book: Book) -> None:
+def test_a_machine_that_never_rests_ends_the_path_in_one_line(book: Book, paused: Paused) -> None:
     play = steady()
     play.costs["Centrifugo"] = lambda: quiet(2.0, 0.4)
     take(book, play.path())
     assert play.measured() == ["pushserver", *["Centrifugo"] * TRIES]
+    # What works for a while and then rests has the time for it.
+    assert paused == [PAUSE * times for times in (1, 2, 4, 8)]
     assert book.record.stopped == {"played": "something else used 0.40 of a core or more in 5 tries: 0.10 is allowed"}
     assert book.record.figures("played", "cpu", "pushserver", "Centrifugo") == []
     assert play.said[-2:] == ["stop Centrifugo", "stop pushserver"]
@@ -174,11 +188,11 @@ def test_who_cannot_be_had_is_asked_for_once_and_who_is_left_out_never(book: Boo
         return "1.0"
 
     play = steady()
-    rounds = Rounds(book, QUICK, 1, 1, Progress())
-    rounds.leave_out(Nats)
+    taking = Rounds(book, QUICK, 1, 1, Progress())
+    taking.leave_out(Nats)
     path = play.path(peers=(Ours, Centrifugo, Nats))
-    rounds.take(path, install)
-    rounds.take(replace(path, name="another"), install)
+    taking.take(path, install)
+    taking.take(replace(path, name="another"), install)
     assert asked == ["pushserver", "Centrifugo", "pushserver"]
     why = {"Centrifugo": "could not install centrifugo: missing: go", "NATS": "left out"}
     assert book.record.missing == {"played": why, "another": why}
