@@ -50,8 +50,9 @@ class Verdict:
 
 def judge(target: Target, rounds: Sequence[tuple[float, ...]], random: Random) -> Verdict:
     """Return the verdict on rounds of ours and the peer's figure, or of ours alone where the target has no peer."""
-    if not rounds:
-        return Verdict(target, None, 0, "open")
+    if not rounds or min(map(min, rounds)) <= 0:
+        # What rounds to nothing, as the memory of a few connections may, has no ratio.
+        return Verdict(target, None, len(rounds), "open")
     ours = [each[0] for each in rounds]
     theirs = [each[1] for each in rounds] if target.peer else [1.0] * len(rounds)
     found = ratio(ours, theirs, random)

@@ -217,6 +217,12 @@ def test_an_open_target_gets_more_rounds_and_not_without_end(book: Book) -> None
     assert len(book.record.rounds["played"]) == LEAST_ROUNDS + 3
 
 
+def test_a_figure_of_nothing_decides_nothing_and_ends_nothing(book: Book) -> None:
+    path = steady(ours=0.0).path(Target("cpu", 1.0, "Centrifugo"))
+    take(book, path, LEAST_ROUNDS, LEAST_ROUNDS)
+    assert "target ≤ 1 × Centrifugo: not measured" in text(book.record, path)
+
+
 def test_a_target_that_is_decided_gets_no_more(book: Book) -> None:
     take(book, steady().path(Target("cpu", 0.6, "Centrifugo")), LEAST_ROUNDS, LEAST_ROUNDS + 3)
     assert len(book.record.rounds["played"]) == LEAST_ROUNDS
