@@ -24,6 +24,9 @@ from bench.scoreboard.rounds import Rounds
 from bench.scoreboard.verdicts import LEAST_ROUNDS
 from tools.trees import ROOT
 
+#: Rounds after which a target that is still open stays so.
+MOST_ROUNDS = 15
+
 
 def commit() -> str:
     """Return the commit of the working tree, with a plus where it was changed since."""
@@ -52,7 +55,9 @@ def main(words: list[str]) -> int:
     )
     options.add_argument("paths", nargs="*", metavar="PATH", help=f"of {', '.join(BY_NAME)}")
     options.add_argument("--rounds", type=int, default=LEAST_ROUNDS, help=f"a verdict needs {LEAST_ROUNDS}")
-    options.add_argument("--most", type=int, default=15, help="rounds while a target is open (default 15)")
+    options.add_argument(
+        "--most", type=int, help=f"rounds while a target is open (default {MOST_ROUNDS}; --quick: none)"
+    )
     options.add_argument("--results", type=Path, metavar="FILE", help="default: bench/results/DATE.jsonl")
     options.add_argument("--quick", action="store_true", help="tiny sizes on a busy machine: shows that it works")
     options.add_argument("--without", action="append", default=[], choices=PEERS, metavar="PEER", help="repeatable")
@@ -60,6 +65,10 @@ def main(words: list[str]) -> int:
     for name in given.paths:
         if name not in BY_NAME:
             options.error(f"no such path: {name} (there are {', '.join(BY_NAME)})")
+    if given.most is None:
+        # Tiny sizes decide nothing, however often they are taken.
+        given.most = given.rounds if given.quick else MOST_ROUNDS
+    given.most = max(given.rounds, given.most)
     signal.signal(signal.SIGTERM, _terminated)
     sizes = QUICK if given.quick else FULL
     date = time.strftime("%Y-%m-%d", time.gmtime())
@@ -73,7 +82,7 @@ def main(words: list[str]) -> int:
     progress = Progress()
     paths = [BY_NAME[name] for name in given.paths or BY_NAME]
     try:
-        rounds = Rounds(book, sizes, given.rounds, max(given.rounds, given.most), progress, tolerant=given.quick)
+        rounds = Rounds(book, sizes, given.rounds, given.most, progress, tolerant=given.quick)
         for name in given.without:
             rounds.leave_out(PEERS[name])
         for path in paths:

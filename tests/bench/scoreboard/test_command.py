@@ -54,8 +54,23 @@ def test_a_record_says_the_command_and_not_where_it_lies(tmp_path: Path, monkeyp
     words = ["start", "--rounds", "9", "--without", "node ws", "--quick"]
     # Nothing was taken, so no target is met.
     assert command.main([*words, "--results", str(file)]) == 1
-    said = "python -m bench scoreboard start --rounds 9 --most 15 --without 'node ws' --quick"
+    said = "python -m bench scoreboard start --rounds 9 --most 9 --without 'node ws' --quick"
     assert parse(file.read_text()).run.command == said
+
+
+@pytest.mark.parametrize(
+    ("words", "most"),
+    [([], 15), (["--quick"], 7), (["--quick", "--rounds", "2"], 2), (["--rounds", "20"], 20), (["--most", "9"], 9)],
+)
+def test_tiny_sizes_are_not_taken_more_often_to_decide_what_they_cannot(
+    words: list[str], most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "record.jsonl"
+    monkeypatch.setattr(command, "commit", lambda: "this")
+    monkeypatch.setattr(command.signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(command.Rounds, "take", lambda rounds, path: None)
+    command.main(["start", *words, "--results", str(file)])
+    assert f"--most {most}" in parse(file.read_text()).run.command
 
 
 #: Seconds for what takes a few, on a machine that has much else to do.
