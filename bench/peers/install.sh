@@ -23,9 +23,9 @@ arrived() {
   echo "$2" >"$place/$1/version"
 }
 
-# The builds of Go and Rust take one core, so that who installs can go on working.
+# The builds of Go and Rust take one core, so that who installs can go on working; JOBS=2 gives them two.
 slowly() {
-  nice -n 15 env GOFLAGS=-p=1 CARGO_BUILD_JOBS=1 "$@"
+  nice -n 15 env "GOFLAGS=-p=${JOBS:-1}" "CARGO_BUILD_JOBS=${JOBS:-1}" "$@"
 }
 
 compile() { # PROGRAM SOURCE OPTION...
