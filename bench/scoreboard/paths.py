@@ -25,8 +25,10 @@ from bench.scoreboard.peers import (
     Peer,
     SecureCentrifugo,
     SecureOurs,
+    Slower,
     SocketIo,
     Sockudo,
+    TheSame,
 )
 from bench.scoreboard.verdicts import Target
 
@@ -260,6 +262,19 @@ PATHS: tuple[Path, ...] = (
     ),
 )
 
-BY_NAME = {path.name: path for path in PATHS}
+#: Not one that a user pays for, and so not taken unless it is named: it shows that the others can be believed.
+PROOF = Path(
+    "proof",
+    "What the scoreboard notices: fan-out as above, of one build, beside itself and with a planted slowdown",
+    DELIVERY,
+    (Ours, TheSame, Slower),
+    meters.one_a_turn,
+    (
+        Target("cpu", 1.05, "pushserver", row="the same build"),
+        Target("cpu", 1.05, "pushserver", row="slower by a tenth", planted=True),
+    ),
+)
+
+BY_NAME = {path.name: path for path in (*PATHS, PROOF)}
 
 PEERS = {kind.name: kind for path in PATHS for kind in path.peers if not issubclass(kind, Ours)}

@@ -239,6 +239,23 @@ class SecureOurs(Ours):
     secure = True
 
 
+class TheSame(Ours):
+    """The same beside itself: whatever differs is the measurement's."""
+
+    name = "the same build"
+    configuration = "the same as pushserver"
+
+
+class Slower(Ours):
+    """The same with a mistake that costs a tenth: what a target must notice."""
+
+    name = "slower by a tenth"
+    configuration = "the same, whose reactor wastes a tenth of the CPU that it uses"
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "PYTHONPATH": str(PEERS / "slower")}
+
+
 class Centrifugo(Peer):
     """Centrifugo, over its JSON protocol and its HTTP API."""
 

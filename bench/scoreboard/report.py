@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path as File
 from random import Random
 
-from bench.scoreboard.paths import PATHS, Path
+from bench.scoreboard.paths import BY_NAME, PATHS, Path
 from bench.scoreboard.records import Record, Unusable, parse, stored
 from bench.scoreboard.verdicts import LOAD_LIMIT, Verdict, judge
 from tools.trees import ROOT
@@ -68,11 +68,11 @@ def verdicts(record: Record, path: Path) -> list[Verdict]:
 
 
 def all_met(record: Record, paths: Iterable[Path]) -> bool:
-    """Whether nothing is missing and every target is met."""
+    """Whether nothing is missing and every target is met, or missed where it has to be."""
     return all(
         path.name not in record.stopped
         and not record.missing.get(path.name)
-        and all(verdict.word == "met" for verdict in verdicts(record, path))
+        and all(verdict.as_wanted for verdict in verdicts(record, path))
         for path in paths
     )
 
@@ -85,9 +85,12 @@ def said(verdict: Verdict, path: Path) -> str:
         return f"{meaning}: target {target.text()}: not measured"
     reached, of = verdict.reached, f" × {target.peer}" if target.peer else ""
     word = "MISSED" if verdict.word == "missed" else verdict.word
+    if target.row != "pushserver":
+        meaning = f"{target.row}: {meaning}"
+    planted = ", as it must be" if target.planted and verdict.as_wanted else ""
     return (
         f"{meaning}: {reached.median:.2f} ({reached.low:.2f} - {reached.high:.2f}){of}, "
-        f"target {target.text()}: {word}, {verdict.rounds} rounds"
+        f"target {target.text()}: {word}{planted}, {verdict.rounds} rounds"
     )
 
 
@@ -150,7 +153,7 @@ def about(record: Record) -> str:
 def whole(record: Record) -> str:
     """Return all tables of a record."""
     measured = record.rounds.keys() | record.missing.keys()
-    tables = [text(record, path, red=False) for path in PATHS if path.name in measured]
+    tables = [text(record, path, red=False) for path in BY_NAME.values() if path.name in measured]
     configured = [f"  {named(record, peer)}: {said}" for peer, said in record.configurations.items()]
     return "\n\n".join([about(record), *tables, "\n".join(["Configurations", *configured])])
 

@@ -25,7 +25,10 @@ Word = Literal["met", "missed", "open"]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What ours may be at most (or must be at least) of a peer's figure; of 1, where no peer is named."""
+    """What ours may be at most (or must be at least) of a peer's figure; of 1, where no peer is named.
+
+    ``planted``: the row was made worse on purpose, and all is well when the target is missed.
+    """
 
     figure: str
     bound: float
@@ -33,6 +36,7 @@ class Target:
     least: bool = False
     #: The row that is judged.
     row: str = "pushserver"
+    planted: bool = False
 
     def text(self) -> str:
         return f"{'≥' if self.least else '≤'} {self.bound:g}{f' × {self.peer}' if self.peer else ''}"
@@ -46,6 +50,10 @@ class Verdict:
     reached: Ratio | None
     rounds: int
     word: Word
+
+    @property
+    def as_wanted(self) -> bool:
+        return self.word == ("missed" if self.target.planted else "met")
 
 
 def judge(target: Target, rounds: Sequence[tuple[float, ...]], random: Random) -> Verdict:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench.scoreboard import command
+from bench.scoreboard.paths import PATHS
 from bench.scoreboard.records import parse
 from tools.trees import ROOT
 
@@ -71,6 +72,18 @@ def test_tiny_sizes_are_not_taken_more_often_to_decide_what_they_cannot(
     monkeypatch.setattr(command.Rounds, "take", lambda rounds, path: None)
     command.main(["start", *words, "--results", str(file)])
     assert f"--most {most}" in parse(file.read_text()).run.command
+
+
+def test_the_proof_is_taken_only_when_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    monkeypatch.setattr(command, "commit", lambda: "this")
+    monkeypatch.setattr(command.signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(command.Rounds, "take", lambda rounds, path: taken.append(path.name))
+    command.main(["--results", str(tmp_path / "all.jsonl")])
+    assert taken == [path.name for path in PATHS]
+    taken.clear()
+    command.main(["proof", "--results", str(tmp_path / "proof.jsonl")])
+    assert taken == ["proof"]
 
 
 #: Seconds for what takes a few, on a machine that has much else to do.

@@ -9,7 +9,7 @@ from pathlib import Path as File
 import pytest
 
 from bench.scoreboard import report
-from bench.scoreboard.paths import BY_NAME, PATHS
+from bench.scoreboard.paths import BY_NAME, PATHS, PROOF
 from bench.scoreboard.records import Record, Round, Run
 from bench.scoreboard.report import (
     BEGIN,
@@ -76,6 +76,26 @@ def test_what_is_missed_is_red() -> None:
     assert line.startswith("\x1b[31m")
     assert line.endswith("\x1b[0m")
     assert "\x1b" not in text(record(2.5), FANOUT, red=True)
+
+
+def test_a_planted_slowdown_has_to_be_missed() -> None:
+    def proof(same: float, slower: float) -> Record:
+        made = Record(RUN)
+        for number in range(1, 8):
+            figures = {"pushserver": 1.0, "the same build": same, "slower by a tenth": slower}
+            made.rounds.setdefault("proof", {})[number] = Round(
+                {name: {"cpu": cpu * (1 + number / 100)} for name, cpu in figures.items()},
+                {name: {"load": 0.4, "other": 0.01, "seconds": 2.0} for name in figures},
+            )
+        return made
+
+    assert all_met(proof(1.0, 1.1), [PROOF])
+    lines = text(proof(1.0, 1.1), PROOF, red=True).splitlines()
+    assert any("the same build: " in line and line.endswith("met, 7 rounds") for line in lines)
+    (line,) = [line for line in lines if "MISSED, as it must be" in line]
+    assert line.startswith("\x1b[31m  slower by a tenth: ")
+    assert not all_met(proof(1.1, 1.1), [PROOF])
+    assert not all_met(proof(1.0, 1.0), [PROOF])
 
 
 def test_a_load_client_that_may_be_the_limit_is_named() -> None:
