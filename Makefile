@@ -117,7 +117,7 @@ scoreboard: venv tools
 
 # matplotlib is for these pictures alone: beside the environment of everything else.
 scoreboard-plots: venv
-	@test -d build/plots || $(BIN)/pip install --quiet --target build/plots "matplotlib >= 3.9, < 4"
+	@test -d build/plots || $(BIN)/pip install --quiet --no-warn-conflicts --target build/plots "matplotlib >= 3.9, < 4"
 	@PYTHONPATH=build/plots $(BIN)/python -m bench --report --plots build/scoreboard $(ARGS)
 
 dist: venv tools
