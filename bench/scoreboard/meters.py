@@ -287,12 +287,14 @@ def paced(stage: Stage, kind: type[Peer], sets_rate: bool) -> Meter:
         clients.reset()
         count = max(2, int(rate * stage.sizes.paced_seconds))
         with stage.watch(server, clients) as watch:
-            began = time.monotonic()
+            began = time.monotonic_ns() // 1000
             for n in range(count):
-                left = began + n / rate - time.monotonic()
+                # Its time begins when it is due: what waits for an answer that is late has waited.
+                due = began + int(n * 1e6 / rate)
+                left = due / 1e6 - time.monotonic()
                 if left > 0:
                     time.sleep(left)
-                server.publish()
+                server.publish(sent=f"{due:016d}")
             clients.wait(count * connections)
         clients.check(count)
         p50, p99, p999 = clients.percentiles()

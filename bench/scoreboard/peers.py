@@ -128,12 +128,13 @@ class Peer(Server):
         first = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
         return f"{first}{self.headers}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
-    def send(self, channel: str, http: Http | None = None) -> Any:
-        """Publish to a channel; return the answer's JSON."""
-        return json.loads((http or self.http).post(self.publish_path, self.body(channel), self.headers) or b"null")
+    def send(self, channel: str, http: Http | None = None, sent: str | None = None) -> Any:
+        """Publish to a channel, as of now or of another time; return the answer's JSON."""
+        body = self.body(channel, sent)
+        return json.loads((http or self.http).post(self.publish_path, body, self.headers) or b"null")
 
-    def publish(self, http: Http | None = None) -> None:
-        self.send(CHANNEL, http)
+    def publish(self, http: Http | None = None, sent: str | None = None) -> None:
+        self.send(CHANNEL, http, sent)
 
     def command_of_batch(self, channel: str, sent: str) -> dict[str, Any]:
         return {"method": "publish", "params": json.loads(self.body(channel, sent))}
@@ -395,8 +396,8 @@ max_connections = 200000
         data = compact(self.filled(sent)).decode()
         return {"name": "message", "channel": channel.replace(":", "-"), "data": data}
 
-    def send(self, channel: str, http: Http | None = None) -> Any:
-        body = json.dumps(self.event(channel)).encode()
+    def send(self, channel: str, http: Http | None = None, sent: str | None = None) -> Any:
+        body = json.dumps(self.event(channel, sent)).encode()
         return json.loads((http or self.http).post(self.signed("/apps/app-id/events", body), body, self.headers))
 
     def burst(self, times: int) -> None:
@@ -462,8 +463,8 @@ class Nats(Peer):
             self._port = NatsPort(self.own_port, self.SHARED)
         self._port.put(messages)
 
-    def send(self, channel: str, http: Http | None = None) -> Any:
-        self.put(self.message(channel))
+    def send(self, channel: str, http: Http | None = None, sent: str | None = None) -> Any:
+        self.put(self.message(channel, sent))
 
     def burst(self, times: int) -> None:
         first = time.monotonic_ns() // 1000
@@ -623,11 +624,11 @@ class NchanPeer(Peer, Nchan):
     def greeting(self, user: str, channels: Sequence[str], positions: Positions | None = None) -> bytes:
         return b""
 
-    def message(self) -> bytes:
-        return compact(self.filled())
+    def message(self, sent: str | None = None) -> bytes:
+        return compact(self.filled(sent))
 
-    def send(self, channel: str, http: Http | None = None) -> Any:
-        (http or self.http).post("/publish", self.message())
+    def send(self, channel: str, http: Http | None = None, sent: str | None = None) -> Any:
+        (http or self.http).post("/publish", self.message(sent))
 
     def burst(self, times: int) -> None:
         Nchan.burst(self, times)
