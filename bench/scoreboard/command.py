@@ -72,6 +72,9 @@ def main(words: list[str]) -> int:
         given.most = given.rounds if given.quick else MOST_ROUNDS
     given.most = max(given.rounds, given.most)
     signal.signal(signal.SIGTERM, _terminated)
+    # That of a terminal that is closed; who asked to be spared it (nohup) goes on.
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _terminated)
     sizes = QUICK if given.quick else FULL
     date = time.strftime("%Y-%m-%d", time.gmtime())
     usual = ROOT / "build" / "quick.jsonl" if given.quick else RESULTS / f"{date}.jsonl"
