@@ -20,7 +20,7 @@ from types import FrameType
 from bench.measure import Progress, machine
 from bench.scoreboard.meters import FULL, QUICK
 from bench.scoreboard.paths import BY_NAME, PATHS, PEERS
-from bench.scoreboard.records import Book, Run, Unusable
+from bench.scoreboard.records import Book, Run, Unusable, begun
 from bench.scoreboard.report import RESULTS, all_met, text
 from bench.scoreboard.rounds import Rounds
 from bench.scoreboard.verdicts import LEAST_ROUNDS
@@ -60,7 +60,7 @@ def main(words: list[str]) -> int:
     options.add_argument(
         "--most", type=int, help=f"rounds while a target is open (default {MOST_ROUNDS}; --quick: none)"
     )
-    options.add_argument("--results", type=Path, metavar="FILE", help="default: bench/results/DATE.jsonl")
+    options.add_argument("--results", type=Path, metavar="FILE", help="default: of this commit's run in bench/results")
     options.add_argument("--quick", action="store_true", help="tiny sizes on a busy machine: shows that it works")
     options.add_argument("--without", action="append", default=[], choices=PEERS, metavar="PEER", help="repeatable")
     given = options.parse_args(words)
@@ -77,8 +77,8 @@ def main(words: list[str]) -> int:
         signal.signal(signal.SIGHUP, _terminated)
     sizes = QUICK if given.quick else FULL
     date = time.strftime("%Y-%m-%d", time.gmtime())
-    usual = ROOT / "build" / "quick.jsonl" if given.quick else RESULTS / f"{date}.jsonl"
     run = Run(date, machine(), said(given), commit(), sizes.name)
+    usual = ROOT / "build" / f"quick-{run.commit}.jsonl" if given.quick else begun(RESULTS, run)
     try:
         book = Book(given.results or usual, run)
     except Unusable as problem:

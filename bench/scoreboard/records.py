@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,9 @@ class Book:
             self.record = parse(path.read_text())
             if not self.record.run.same_as(run):
                 begun = self.record.run
-                raise Unusable(f"{path.name} was begun at {begun.commit} with {begun.sizes} sizes: name another file")
+                raise Unusable(
+                    f"{path.name} was begun at {begun.commit} with {begun.sizes} sizes: name another with --results"
+                )
             whole = path.read_bytes()
             os.truncate(path, whole.rfind(b"\n") + 1)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,6 +140,15 @@ class Book:
 
     def close(self) -> None:
         self._file.close()
+
+
+def begun(folder: Path, run: Run) -> Path:
+    """Return the file in a folder of records with which a run goes on, on whatever day it began; else a new one's."""
+    for file in stored(folder):
+        with suppress(Unusable):
+            if parse(file.read_text()).run.same_as(run):
+                return file
+    return folder / f"{run.date}.jsonl"
 
 
 def stored(folder: Path) -> Iterator[Path]:

@@ -36,7 +36,7 @@ def test_a_file_of_another_commit_is_refused_in_one_line(
     monkeypatch.setattr(command.signal, "signal", lambda number, handler: None)
     assert command.main(["start", "--quick", "--results", str(file)]) == 1
     said = capsys.readouterr()
-    assert said.err == "begun.jsonl was begun at another with quick sizes: name another file\n"
+    assert said.err == "begun.jsonl was begun at another with quick sizes: name another with --results\n"
     assert file.read_text() == BEGUN
 
 

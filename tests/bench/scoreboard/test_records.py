@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.scoreboard.records import Book, Run, Unusable, parse, stored
+from bench.scoreboard.records import Book, Run, Unusable, begun, parse, stored
 
 RUN = Run("2026-11-26", "2 cores", "python -m bench scoreboard", "abc1234567", "full")
 
@@ -53,11 +53,21 @@ def test_an_interrupted_run_goes_on(file: Path) -> None:
     assert record.figures("fanout", "cpu", "pushserver") == [(3.0,), (4.0,)]
 
 
+def test_a_run_goes_on_past_midnight_and_after_another_commit_begins_anew(file: Path) -> None:
+    folder = file.parent
+    assert begun(folder, RUN) == file
+    Book(file, RUN).close()
+    (folder / "2026-11-25.jsonl").write_text("no record\n")
+    assert begun(folder, replace(RUN, date="2026-11-27")) == file
+    assert begun(folder, replace(RUN, date="2026-11-27", commit="other")) == folder / "2026-11-27.jsonl"
+    assert begun(folder, replace(RUN, date="2026-11-27", sizes="quick")) == folder / "2026-11-27.jsonl"
+
+
 @pytest.mark.parametrize("other", [replace(RUN, commit="other"), replace(RUN, sizes="quick")])
 def test_figures_of_another_tree_or_size_do_not_join(file: Path, other: Run) -> None:
     Book(file, RUN).close()
     before = file.read_text()
-    with pytest.raises(Unusable, match="begun at abc1234567 with full sizes: name another file"):
+    with pytest.raises(Unusable, match="begun at abc1234567 with full sizes: name another with --results"):
         Book(file, other)
     assert file.read_text() == before
 
