@@ -541,7 +541,9 @@ class Load:
         self.expected += messages
         got = int(self.ask(f"await {self.expected} {timeout}")[1])
         if got < self.expected:
-            raise RuntimeError(f"{self._server.name}: {got} of {self.expected} messages came")
+            ended = int(self.ask("lost")[1])
+            why = f"; the server ended {ended} of the connections" if ended else ""
+            raise RuntimeError(f"{self._server.name}: {got} of {self.expected} messages came{why}")
 
     def latencies(self) -> tuple[int, int, int, int]:
         """How many came, and the median, the 99th percentile and the longest time to them, µs."""

@@ -150,8 +150,24 @@ def test_what_is_missing_or_too_much_is_noticed(play: Plays) -> None:
     received(clients, 2)
     with pytest.raises(Wrong, match="received 2 to 2 messages, not 3 each"):
         clients.check(3)
-    with pytest.raises(RuntimeError, match="4 of 6 messages came"):
+    with pytest.raises(RuntimeError, match=r"4 of 6 messages came$"):
         clients.wait(2, timeout=50)
+
+
+def test_what_does_not_come_since_the_server_left_says_so(play: Plays) -> None:
+    all_ready = threading.Event()
+
+    def leaves(connection: socket.socket) -> None:
+        connection.sendall(ACCEPTED)
+        connection.recv(100)
+        connection.sendall(frame(b"ready") + message(5))
+        all_ready.wait(60)
+
+    clients = play(leaves)
+    received(clients, 1)
+    all_ready.set()
+    with pytest.raises(RuntimeError, match="2 of 4 messages came; the server ended 2 of the connections"):
+        clients.wait(2, timeout=300)
 
 
 def test_a_message_is_found_wherever_it_was_cut(play: Plays) -> None:
