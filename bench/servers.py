@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -54,6 +54,10 @@ interval = "25s"
 """
 
 
+#: Before a command: what it starts ends with whoever started it, also where that is killed.
+ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+
+
 class NotAvailable(Exception):
     """A peer cannot be had here; the table says so."""
 
@@ -85,7 +89,8 @@ def redis_process() -> Iterator[tuple[int, int]]:
     with tempfile.TemporaryDirectory(prefix="bench-redis-") as place:
         options = ["--save", "", "--appendonly", "no", "--dir", place, "--client-output-buffer-limit", "pubsub 0 0 0"]
         process = subprocess.Popen(
-            ["redis-server", "--port", str(port), "--bind", "127.0.0.1", *options], stdout=subprocess.DEVNULL
+            [*ENDS_WITH_US, "redis-server", "--port", str(port), "--bind", "127.0.0.1", *options],
+            stdout=subprocess.DEVNULL,
         )
         try:
             end = time.monotonic() + 10
@@ -502,22 +507,50 @@ class Load:
         """Return what a connection says: its upgrade, and what follows the answer."""
         return self._server.upgrade(), self._server.greeting(user, channels)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def ask(self, command: str) -> list[str]:
+        self.send(command)
+        return self.answer()
+
+    def send(self, command: str) -> None:
+        """Send a command whose answer is read later, so that several clients work at the same time."""
         assert self._process.stdin is not None
+        self._sent = command
+        try:
+            self._process.stdin.write(command + "\n")
+        except BrokenPipeError:
+            # Why it has ended is said where its answer is read.
+            pass
+
+    def answer(self) -> list[str]:
+        """Return the answer to what was sent last. Raises RuntimeError where there is none."""
         assert self._process.stdout is not None
-        self._process.stdin.write(command + "\n")
         answer = self._process.stdout.readline().split()
         if not answer:
-            raise RuntimeError(f"the load client ended at {command.split()[0]}: {self._log.read_text()[-300:].strip()}")
+            said = self._log.read_text()[-300:].strip()
+            raise RuntimeError(f"the load client ended at {self._sent.split()[0]}: {said}")
         return answer
 
-    def prepare(self, count: int, channels: Sequence[str] = (CHANNEL,), own: int = 0, first: int = 0) -> Path:
-        """What each connection will say, as users from number ``first``; ``own``: channels that nobody else follows."""
+    def prepare(
+        self,
+        count: int,
+        channels: Sequence[str] | Callable[[int], Sequence[str]] = (CHANNEL,),
+        own: int = 0,
+        first: int = 0,
+    ) -> Path:
+        """What each connection will say, as users from number ``first``; ``own``: channels that nobody else follows.
+
+        ``channels`` may depend on the user's number.
+        """
         path = Path(self._place.name) / "greetings"
         with open(path, "wb") as file:
             for n in range(first, first + count):
                 user = f"u{n}"
-                mine = [*channels, *(f"public:own-{n}-{k}" for k in range(own))]
+                common = channels(n) if callable(channels) else channels
+                mine = [*common, *(f"public:own-{n}-{k}" for k in range(own))]
                 for part in self.first_frames(user, mine):
                     file.write(struct.pack("=I", len(part)) + part)
         self.count = count

@@ -29,13 +29,22 @@
      flood FILE MARKER N MS              every connection sends FILE's octets; waits for N MARKERs in the answers
                                                                                                 -> got N SECONDS
      stall I                             stops reading connection I                             -> ok
-     lost                                how many connections the server has ended              -> lost N
+     lost                                how many connections the server has ended, how many pings came, and how the
+                                         first of them ended                                    -> lost N PINGS WHY
+     back FIRST NEXT FACTOR CAP SEED     who is ended from now on comes back as the protocol's clients do, after a random
+                                         part of FIRST seconds, then of NEXT, which grows by FACTOR up to CAP
+                                                                                                -> ok
+     returned MS                         waits until all are open again: how many are, how often one that was ready was
+                                         ended, how often a return failed, and when the last came (CLOCK_MONOTONIC)
+                                                                                                -> returned N LOST FAILED S
+     away                                how long each that came back was away, in µs           -> away US...
      quit
 */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <signal.h>
@@ -62,7 +71,9 @@
 #define KEEP 64
 #define SAMPLES 8000000
 
-enum { CONNECTING, SHAKING_HANDS, UPGRADING, GREETING, READY, ENDED };
+/* Behind READY nothing is open: who comes back waits for its time, who does not has ended. */
+enum { CONNECTING, SHAKING_HANDS, UPGRADING, GREETING, READY, AWAY, ENDED };
+static const char *const doing[] = {"connecting", "shaking hands", "upgrading", "signing in", "open"};
 
 /* The end of what was read: what is searched for may have begun in it. */
 typedef struct {
@@ -71,7 +82,8 @@ typedef struct {
 } tail;
 
 typedef struct {
-  int fd, state, greeted, writing, had, met;
+  int fd, state, greeted, writing, had, met, code, attempts;
+  double lost_at;
   uint64_t left, last;
   unsigned char head[10];
   size_t off, out_at;
@@ -106,6 +118,18 @@ static char ping[64], answer[64];
 static size_t ping_size, answer_size, keep_size;
 static char before_kept[64], *kept;
 static int kept_room;
+static char why[200];
+static long pings;
+
+/* Who comes back: when each of those that are away may, and how long those were away that are here again. */
+typedef struct {
+  double due;
+  int i;
+} appointment;
+static appointment *waiting;
+static uint32_t *absences;
+static int returning, away, returned, lost, failed;
+static double first_window, next_window, window_factor, window_cap, next_due, last_return;
 
 static double now(void) {
   struct timespec t;
@@ -144,10 +168,41 @@ static ssize_t receive(conn *c, void *data, size_t size) { return recv(c->fd, da
 static ssize_t give(conn *c, const void *data, size_t size) { return send(c->fd, data, size, MSG_NOSIGNAL); }
 #endif
 
+/* Who ended without being asked to: it comes back later where that is wanted. `how` says what was seen of it. */
+static void end(conn *c, const char *how) {
+  if (!*why && c->code) snprintf(why, sizeof why, "%s: close %d", doing[c->state], c->code);
+  else if (!*why) snprintf(why, sizeof why, "%s: %s", doing[c->state], how);
+#ifdef TLS
+  SSL_free(c->tls);
+#endif
+  close(c->fd);
+  if (!returning) {
+    c->state = ENDED;
+    ended++;
+    return;
+  }
+  if (c->state == READY) {
+    opened--, lost++;
+    c->lost_at = now();
+    c->attempts = 0;
+  } else {
+    failed++;
+  }
+  double widest = c->attempts ? next_window : first_window;
+  for (int k = 1; k < c->attempts && widest < window_cap; k++) widest *= window_factor;
+  if (widest > window_cap) widest = window_cap;
+  c->attempts++;
+  c->state = AWAY;
+  waiting[away] = (appointment){now() + widest * drand48(), c - conns};
+  if (!away++ || waiting[away - 1].due < next_due) next_due = waiting[away - 1].due;
+}
+
 static void start(int i) {
   conn *c = &conns[i];
-  int one = 1;
+  int one = 1, attempts = c->attempts;
+  double lost_at = c->lost_at;
   memset(c, 0, sizeof *c);
+  c->attempts = attempts, c->lost_at = lost_at;
   c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
   if (c->fd < 0) die("socket");
   setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
@@ -156,23 +211,46 @@ static void start(int i) {
     setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
     if (bind(c->fd, (struct sockaddr *)&source, sizeof source) < 0) die("bind");
   }
-  if (connect(c->fd, (struct sockaddr *)&address, sizeof address) < 0 && errno != EINPROGRESS) die("connect");
   c->state = CONNECTING;
+  if (connect(c->fd, (struct sockaddr *)&address, sizeof address) < 0 && errno != EINPROGRESS) {
+    if (!returning || errno != ECONNREFUSED) die("connect");
+    return end(c, strerror(errno));
+  }
   poll_for(c, EPOLL_CTL_ADD, EPOLLOUT);
+}
+
+/* Those whose time has come; looked for every other millisecond, so that it costs little where many wait. */
+static void resume(void) {
+  double t = now();
+  if (!away || t < next_due) return;
+  appointment *due = malloc(away * sizeof *due);
+  int n = 0, rest = 0;
+  double next = INFINITY;
+  for (int k = 0; k < away; k++) {
+    if (waiting[k].due <= t) {
+      due[n++] = waiting[k];
+      continue;
+    }
+    waiting[rest++] = waiting[k];
+    if (waiting[k].due < next) next = waiting[k].due;
+  }
+  away = rest;
+  next_due = next > t + 0.002 ? next : t + 0.002;
+  for (int k = 0; k < n; k++) start(due[k].i);
+  free(due);
+}
+
+/* Milliseconds for which the loop may sleep: so many (below 0: any number), or until somebody comes back. */
+static int sleep_at_most(int wait) {
+  if (!away) return wait;
+  double left = next_due - now();
+  int until = left <= 0 ? 0 : (int)(left * 1000) + 1;
+  return wait < 0 || until < wait ? until : wait;
 }
 
 static void fill(void) {
   while (started < count && started - opened - ended < window && (!pace || (now() - began) * pace >= started))
     start(started++);
-}
-
-static void end(conn *c) {
-#ifdef TLS
-  SSL_free(c->tls);
-#endif
-  close(c->fd);
-  c->state = ENDED;
-  ended++;
 }
 
 /* Every whole occurrence of the marker and what belongs to it in the octets at buffer + KEEP; what may be the beginning
@@ -209,6 +287,11 @@ static void look(conn *c, tail *greeting, tail *messages, char *data, size_t siz
     if (c->greeted < ready_times) return;
     c->state = READY;
     opened++;
+    if (c->lost_at) {
+      last_return = now();
+      if (returned < count) absences[returned++] = (uint32_t)((last_return - c->lost_at) * 1e6);
+      c->lost_at = 0;
+    }
   } else {
     received += search(c, messages, data, size, marker, need);
   }
@@ -284,7 +367,8 @@ static void walk(conn *c, const char *data, size_t size) {
     if (c->had < whole) continue;
     c->left = whole == 2 ? length : 0;
     for (int k = 2; k < whole; k++) c->left = c->left << 8 | c->head[k];
-    if ((c->head[0] & 15) == 9) give(c, "\x8a\x80\0\0\0", 6);
+    if ((c->head[0] & 15) == 8 && size > 1) c->code = (unsigned char)data[0] << 8 | (unsigned char)data[1];
+    if ((c->head[0] & 15) == 9) pings++, give(c, "\x8a\x80\0\0\0", 6);
     c->met = ping_size && c->left == ping_size ? 0 : -1;
     c->had = 0;
 #ifdef DEFLATE
@@ -297,13 +381,21 @@ static void walk(conn *c, const char *data, size_t size) {
 /* What a connection was told, by its number: it stays when the connection is cut. */
 static char *kept_of(int i) { return kept + (size_t)i * keep_size; }
 
+/* Sends all of it; return whether that could be. */
+static int send_all(conn *c, const char *octets, size_t size) {
+  if (!size || give(c, octets, size) == (ssize_t)size) return 1;
+  if (!returning) die("send");
+  end(c, strerror(errno));
+  return 0;
+}
+
 /* Greets, with what was kept of the connection of the same number before. */
-static void greet(conn *c, int i) {
+static int greet(conn *c, int i) {
   char ones[KEEP], *hole;
   memset(ones, 1, sizeof ones);
   if (keep_size && (hole = memmem(greetings[i], greeting_sizes[i], ones, keep_size)))
     memcpy(hole, kept_of(i), keep_size);
-  if (greeting_sizes[i] && give(c, greetings[i], greeting_sizes[i]) != greeting_sizes[i]) die("send");
+  return send_all(c, greetings[i], greeting_sizes[i]);
 }
 
 /* What has come behind the head of the upgrade's answer: frames, in which are greetings and messages. */
@@ -322,7 +414,7 @@ static void take(conn *c, char *data, size_t size) {
 }
 
 static void upgrade(conn *c, int i) {
-  if (give(c, requests[i], request_sizes[i]) != request_sizes[i]) die("send");
+  if (!send_all(c, requests[i], request_sizes[i])) return;
   c->state = UPGRADING;
   poll_for(c, EPOLL_CTL_MOD, EPOLLIN);
 }
@@ -334,7 +426,7 @@ static void shake_hands(conn *c, int i) {
   int error = SSL_get_error(c->tls, n);
   if (error == SSL_ERROR_WANT_READ) poll_for(c, EPOLL_CTL_MOD, EPOLLIN);
   else if (error == SSL_ERROR_WANT_WRITE) poll_for(c, EPOLL_CTL_MOD, EPOLLOUT);
-  else end(c);
+  else end(c, "the handshake failed");
 }
 #endif
 
@@ -347,12 +439,14 @@ static void readable(conn *c, int i) {
     ssize_t n = receive(c, data, sizeof buffer - KEEP);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (n <= 0) {
-      end(c);
+      end(c, n ? strerror(errno) : "the server closed the connection");
       return;
     }
     if (c->state == UPGRADING) {
       if (c->off == 0 && strncmp(data, "HTTP/1.1 101", 12) != 0) {
-        fprintf(stderr, "load: not upgraded: %.200s\n", data);
+        data[n < (ssize_t)(sizeof buffer - KEEP) ? n : n - 1] = 0;
+        char *body = strstr(data, "\r\n\r\n");
+        fprintf(stderr, "load: not upgraded: %.*s %.80s\n", (int)strcspn(data, "\r"), data, body ? body + 4 : "");
         exit(1);
       }
       c->off += n;
@@ -367,7 +461,7 @@ static void readable(conn *c, int i) {
       memcpy(t->keep, data + n - t->kept, t->kept);
       if (head) {
         c->state = GREETING;
-        greet(c, i);
+        if (!greet(c, i)) return;
         size_t rest = data + n - (head + 4);
         memmove(data, head + 4, rest);
         take(c, data, rest);
@@ -385,7 +479,7 @@ static void pour(conn *c) {
   while (c->out_at < flood_size) {
     ssize_t n = give(c, flood + c->out_at, flood_size - c->out_at);
     if (n < 0) {
-      if (errno != EAGAIN) return end(c);
+      if (errno != EAGAIN) return end(c, strerror(errno));
       if (!c->writing) poll_for(c, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
       c->writing = 1;
       return;
@@ -403,7 +497,8 @@ static void writable(conn *c, int i) {
     getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
     if (error) {
       errno = error;
-      die("connect");
+      if (!returning) die("connect");
+      return end(c, strerror(error));
     }
 #ifdef TLS
     c->tls = SSL_new(context);
@@ -454,22 +549,24 @@ static void work(double until, int (*done)(void)) {
     double left = until - now();
     if (left <= 0 && until > 0) return;
     int wait = until == 0 ? 0 : pace && started < count ? 1 : (int)(left * 1000) + 1;
-    int n = epoll_wait(poller, events, 512, wait);
+    int n = epoll_wait(poller, events, 512, sleep_at_most(wait));
     if (n < 0 && errno != EINTR) die("epoll_wait");
     for (int k = 0; k < n; k++) {
       conn *c = events[k].data.ptr;
       if (!c) return;
-      if (c->state == ENDED) continue;
+      if (c->state >= AWAY) continue;
       int i = c - conns;
       if (events[k].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) readable(c, i);
-      if (c->state != ENDED && events[k].events & EPOLLOUT) writable(c, i);
+      if (c->state < AWAY && events[k].events & EPOLLOUT) writable(c, i);
     }
     fill();
+    resume();
     if (until == 0) return;
   }
 }
 
 static int all_open(void) { return opened + ended >= count; }
+static int all_back(void) { return opened >= count; }
 static int enough(void) { return received >= wanted; }
 
 static size_t from_hex(const char *text, char *out) {
@@ -483,7 +580,7 @@ static size_t from_hex(const char *text, char *out) {
 static void cut(void) {
   struct linger gone = {.l_onoff = 1};
   for (int i = 0; i < started; i++)
-    if (conns[i].state != ENDED) {
+    if (conns[i].state < AWAY) {
       setsockopt(conns[i].fd, SOL_SOCKET, SO_LINGER, &gone, sizeof gone);
 #ifdef TLS
       if (conns[i].tls) SSL_free(conns[i].tls);
@@ -495,7 +592,7 @@ static void cut(void) {
 #endif
   free(conns), free(requests), free(greetings), free(request_sizes), free(greeting_sizes);
   conns = NULL, requests = greetings = NULL, request_sizes = greeting_sizes = NULL;
-  count = opened = started = ended = 0;
+  count = opened = started = ended = away = 0;
 }
 
 int main(int argc, char **argv) {
@@ -522,15 +619,16 @@ int main(int argc, char **argv) {
     char *newline;
     while (!(newline = memchr(pending, '\n', have))) {
       struct epoll_event events[512];
-      int n = epoll_wait(poller, events, 512, -1), talk = 0;
+      int n = epoll_wait(poller, events, 512, sleep_at_most(-1)), talk = 0;
       for (int k = 0; k < n; k++) {
         conn *c = events[k].data.ptr;
         if (!c) talk = 1;
-        else if (c->state != ENDED) {
+        else if (c->state < AWAY) {
           if (events[k].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) readable(c, c - conns);
-          if (c->state != ENDED && events[k].events & EPOLLOUT) writable(c, c - conns);
+          if (c->state < AWAY && events[k].events & EPOLLOUT) writable(c, c - conns);
         }
       }
+      resume();
       if (talk) {
         ssize_t r = read(0, pending + have, sizeof pending - have);
         if (r <= 0) return 0;
@@ -633,7 +731,24 @@ int main(int argc, char **argv) {
       poll_for(&conns[a], EPOLL_CTL_MOD, 0);
       printf("ok\n");
     } else if (!strcmp(line, "lost")) {
-      printf("lost %d\n", ended);
+      printf("lost %d %ld %s\n", ended, pings, why);
+    } else if (sscanf(line, "back %lf %lf %lf %lf %ld", &first_window, &next_window, &window_factor, &window_cap,
+                      &n) == 5) {
+      srand48(n);
+      waiting = realloc(waiting, count * sizeof *waiting);
+      absences = realloc(absences, count * sizeof *absences);
+      returning = 1;
+      returned = lost = failed = 0;
+      last_return = now();
+      *why = 0;
+      printf("ok\n");
+    } else if (sscanf(line, "returned %d", &b) == 1) {
+      work(now() + b / 1000.0, all_back);
+      printf("returned %d %d %d %.6f\n", opened, lost, failed, last_return);
+    } else if (!strcmp(line, "away")) {
+      printf("away");
+      for (int i = 0; i < returned; i++) printf(" %u", absences[i]);
+      printf("\n");
     } else if (!strcmp(line, "quit")) {
       return 0;
     } else {

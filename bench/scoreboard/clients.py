@@ -55,10 +55,6 @@ class Clients(Load):
         if addresses:
             self.ask(f"from {addresses}")
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def greet(
         self,
         users: Iterable[int],

@@ -260,6 +260,53 @@ def test_who_is_cut_comes_back_with_what_it_was_told(play: Plays) -> None:
     assert received == [b"hello", b"hello", b"again 1000", b"again 1001"]
 
 
+def test_who_is_lost_comes_back_again_and_again(play: Plays) -> None:
+    come, lose = threading.Semaphore(0), threading.Semaphore(0)
+    numbers = iter(range(10))
+
+    def part(connection: socket.socket) -> None:
+        number = next(numbers)
+        if number in (2, 3):
+            # One that comes back is turned away, and one while it signs in.
+            connection.sendall(ACCEPTED[: len(ACCEPTED) * (number - 2)])
+            return
+        connection.sendall(ACCEPTED)
+        connection.recv(100)
+        connection.sendall(frame(b"ready"))
+        if number < 2:
+            come.release()
+            lose.acquire()
+            return
+        connection.recv(100)
+
+    clients = play(part)
+    clients.connect(clients.greet(range(2), ()), window=1)
+    assert come.acquire(timeout=60)
+    assert come.acquire(timeout=60)
+    assert clients.ask("back 0.01 0.02 2 0.04 1") == ["ok"]
+    lose.release(2)
+    # That both are lost shows in who is open, before they are back.
+    while (answer := clients.ask("returned 10")[1:4]) != ["2", "2", "2"]:
+        assert int(answer[1]) <= 2
+        assert int(answer[2]) <= 2
+    times = clients.ask("away")[1:]
+    assert len(times) == 2
+    assert all(int(time) > 0 for time in times)
+    assert clients.lost() == 0
+
+
+def test_why_the_first_was_ended_is_said(play: Plays) -> None:
+    def part(connection: socket.socket) -> None:
+        connection.sendall(ACCEPTED)
+        connection.recv(100)
+        connection.sendall(frame(b"\x0b\xbc", opcode=0x88))
+
+    clients = play(part)
+    with pytest.raises(NotAvailable):
+        clients.connect(clients.greet(range(1), ()))
+    assert " ".join(clients.ask("lost")) == "lost 1 0 signing in: close 3004"
+
+
 def test_they_come_from_several_addresses(play: Plays) -> None:
     clients = play(sends())
     clients.connect(clients.greet(range(6), ()))
