@@ -1,8 +1,10 @@
-"""The whole server beside its peers, beside what it was at a commit (``compare``), or beside today's (``scoreboard``).
+"""The whole server beside its peers, beside what it was at a commit (``compare``), or beside today's (``scoreboard``);
+or with tens of thousands of connections on one machine (``scale``).
 
 python -m bench [--only NAME]… [--rounds N] [--json FILE] [--plot DIR]
 python -m bench compare COMMIT [FIGURE ...] [--rounds N] [--seed N]
 python -m bench scoreboard [PATH ...] [--rounds N] [--results FILE] [--quick]
+python -m bench scale [--connections N] [--workers N] [--results FILE]
 python -m bench --report [FILE] [--plots DIR] [--write]
 
 Exit status 1 where something was not measured, or a target was missed.
@@ -18,6 +20,7 @@ from pathlib import Path
 
 from bench import compare
 from bench.measure import Progress, Table, machine, plot
+from bench.scale import command as scale
 from bench.scoreboard import command, report
 from bench.servers import NotAvailable
 from bench.suite import BENCHMARKS
@@ -28,6 +31,8 @@ def main() -> int:
         return compare.main(sys.argv[2:])
     if sys.argv[1:2] == ["scoreboard"]:
         return command.main(sys.argv[2:])
+    if sys.argv[1:2] == ["scale"]:
+        return scale.main(sys.argv[2:])
     if sys.argv[1:2] == ["--report"]:
         return report.main(sys.argv[2:])
     options = argparse.ArgumentParser(
