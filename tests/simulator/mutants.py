@@ -330,13 +330,15 @@ FOUND: dict[str, int] = {
     "second-device-forgotten": 5,
     "stream-begun-anew": 8,
     "positions-not-compared": 11,
+    "fence-left-out": 25,
     "version-not-raised": 59,
+    "entry-deleted-first": 25,
     "heartbeats-by-the-wall-clock": 7,
     "expiring-by-the-wall-clock": 29,
     "older-store-not-noticed": 49,
     "writes-not-compared": 59,
     "narrower-limits-hold": 2,
-    "version-of-before-the-move": 144,
+    "version-of-before-the-move": 360,
 }
 
 
