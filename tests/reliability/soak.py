@@ -73,6 +73,7 @@ EVERY = 10.0
 WATCHERS, PATIENCE = 10, 120.0
 #: Seconds between two faults, at least.
 PAUSE = 5.0
+WEEK = 7 * 24 * 3600
 
 Samples = dict[str, list[tuple[float, float]]]
 
@@ -149,9 +150,14 @@ def used(stage: Stage) -> dict[str, float]:
     return {"memory, KiB": memory, "descriptors": descriptors} | stage.store()
 
 
+def lasting_token(server: Server, user: str) -> str:
+    """Return a token that is good for longer than any run: when all ended at once, nobody would come back."""
+    return server.token(user, exp=int(time.time()) + WEEK)
+
+
 async def follow(servers: list[Server], user: str, chance: random.Random, stay: float) -> None:
     """Be connected for about so long, s, again and again."""
-    token = servers[0].token(user)
+    token = lasting_token(servers[0], user)
     while True:
         url = chance.choice(servers).ws_url
         try:
@@ -220,7 +226,7 @@ class Watcher:
 
     def __init__(self, servers: list[Server], user: str, chance: random.Random) -> None:
         self._servers = servers
-        self._token = servers[0].token(user)
+        self._token = lasting_token(servers[0], user)
         self._chance = chance
         self._position: dict[str, Any] = {}
         self.newest = self.told = 0.0
