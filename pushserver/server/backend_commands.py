@@ -502,9 +502,11 @@ class BackendCommands:
             raise NotFound("no such task")
         asked = decode(params, OutputParams)
         new = new_output(asked.name, asked.text, asked.items, self._publishing.now())
-        given = asked.producer
+        given, attempt = asked.producer, asked.attempt
         producer = None if given is None else Producer(given.id, given.epoch, given.seq)
-        taken = await self._tasks.append_output(task_id, new, producer, asked.attempt, once)
+        # The text may be long, and is in `new` too.
+        del asked
+        taken = await self._tasks.append_output(task_id, new, producer, attempt, once)
         answer: dict[str, object] = {"offset": taken.offset, "epoch": taken.epoch}
         if taken.duplicate:
             answer["duplicate"] = True

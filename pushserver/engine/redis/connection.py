@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 MAX_PENDING: Final = 10_000
 #: So many bytes of commands may wait for their replies; a single larger one is let through.
 MAX_PENDING_BYTES: Final = 64 * 1024 * 1024
+#: Bytes of a command that may be given to the socket at once: of a larger one the rest would have to be copied.
+AT_ONCE: Final = 64 * 1024
 #: The pause before a new attempt, s: doubled with each failure in a row, between these two, and then 50 to 100 % of it.
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 3.0
@@ -125,7 +127,7 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
         if self._pending and (len(self._pending) >= MAX_PENDING or self._octets + len(octets) > MAX_PENDING_BYTES):
             return fail(Unavailable("too much waits for Redis"))
         answer: Deferred[Any] = Deferred()
-        if self._direct and not self._pending:
+        if self._direct and not self._pending and len(octets) <= AT_ONCE:
             # Nothing is under way: whoever asks need not wait for the turn to end.
             taken = self.transport.writeSomeData(octets)
             rest = octets[taken:] if isinstance(taken, int) else octets

@@ -28,9 +28,6 @@ MOST_BYTES: Final = 256 * 1024
 
 _pack: Final = msgspec.msgpack.Encoder().encode
 
-#: The keys and the arguments of a write, packed, and who waits for its answer.
-_Write = tuple[msgspec.Raw, Deferred[bytes]]
-
 
 class GatheredWrites:
     """Calls of a script that carries out several at once.
@@ -45,20 +42,25 @@ class GatheredWrites:
     def __init__(self, clock: EngineClock, call: Callable[[bytes], Awaitable[list[Reply]]]) -> None:
         self._clock = clock
         self._call = call
-        self._writes: list[_Write] = []
+        #: the keys and the arguments of each write, packed, and who waits for its answer
+        self._packed: list[msgspec.Raw] = []
+        self._waiting: list[Deferred[bytes]] = []
         self._bytes = 0
         self._scheduled = False
 
     def add(self, keys: Sequence[str], arguments: Sequence[Part]) -> Deferred[bytes]:
         """Return the script's answer to this write, packed. Fails with `errors.PushError`."""
         answer: Deferred[bytes] = Deferred()
-        words = [
-            each if type(each) is str else each.decode() if type(each) is bytes else str(each) for each in arguments
-        ]
-        packed = _pack((keys, words))
-        self._writes.append((msgspec.Raw(packed), answer))
+        packed = _pack(
+            (keys, [each if type(each) is str else each.decode() if type(each) is bytes else str(each)
+                    for each in arguments])
+        )  # fmt: skip
+        self._packed.append(msgspec.Raw(packed))
+        self._waiting.append(answer)
         self._bytes += len(packed)
-        if len(self._writes) >= MOST or self._bytes >= MOST_BYTES:
+        # What is large is kept no more often than it must be.
+        del packed
+        if len(self._packed) >= MOST or self._bytes >= MOST_BYTES:
             self.send()
         elif not self._scheduled:
             self._scheduled = True
@@ -71,20 +73,22 @@ class GatheredWrites:
 
     def send(self) -> None:
         """Send what was gathered: whatever is sent after this comes after it."""
-        if self._writes:
-            writes, self._writes, self._bytes = self._writes, [], 0
-            self._clock.detach(self._send(writes), self._log, "writing")
+        if self._packed:
+            # Once more in one piece, and no longer one by one: the answer may take its time.
+            whole = _pack(self._packed)
+            waiting, self._waiting, self._packed, self._bytes = self._waiting, [], [], 0
+            self._clock.detach(self._send(whole, waiting), self._log, "writing")
 
-    async def _send(self, writes: list[_Write]) -> None:
+    async def _send(self, whole: bytes, waiting: list[Deferred[bytes]]) -> None:
         answers: list[Any]  # Any: what comes from Redis; `Script.may_reply` has seen that each is bytes
         try:
-            answers = await self._call(_pack([packed for packed, _ in writes]))
-            if len(answers) != len(writes):
+            answers = await self._call(whole)
+            if len(answers) != len(waiting):
                 raise Unavailable("Redis did not answer to each write")
         except Exception as problem:
             # Whatever it is: each of them waits for an answer.
-            for _, waiting in writes:
-                waiting.errback(type(problem)(str(problem)) if isinstance(problem, PushError) else problem)
+            for each in waiting:
+                each.errback(type(problem)(str(problem)) if isinstance(problem, PushError) else problem)
             return
-        for (_, waiting), answer in zip(writes, answers, strict=True):
-            waiting.callback(answer)
+        for each, answer in zip(waiting, answers, strict=True):
+            each.callback(answer)

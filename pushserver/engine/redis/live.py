@@ -284,18 +284,20 @@ class Live:
             self._drop(feed, error)
 
     def _read(self, feed: ChannelFeed, payload: bytes) -> None:
-        head, _, body = payload.partition(b"\n")
-        kind, *words = head.decode().split(" ")
+        end = payload.index(b"\n")
+        kind, *words = payload[:end].decode().split(" ")
         if kind in ("o", "p"):
             offset, epoch, *more = words
             if more:
                 self._commands.learn(epoch, int(more[0]))
             if feed.passed(int(offset), epoch):
                 return
-            if kind == "o":
-                feed.receive(_appended(feed.channel, words, body))
-            else:
-                feed.receive(publication.decode(body).positioned(int(offset), epoch))
+        body = payload[end + 1 :]
+        if kind == "o":
+            feed.receive(_appended(feed.channel, words, body))
+            return
+        if kind == "p":
+            feed.receive(publication.decode(body).positioned(int(words[0]), words[1]))
             return
         if kind == "i":
             feed.change(_change.decode(body))
