@@ -53,13 +53,40 @@ class Spoken(NamedTuple):
     session: Session
 
 
+class _NoLine:
+    """The `Line` of a connection whose answer has ended."""
+
+    def identified(self) -> None: ...
+
+    def ping(self) -> bool:
+        return False
+
+    def moves(self) -> bool:
+        return False
+
+    def hang_up(self, close: Close, discard: bool) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+_NO_LINE: Final = _NoLine()
+
+
+def _notify_nobody(notice: Notice, now: int, message_id: str) -> None: ...
+
+
 class ResponseLine:
     """The `Line` of a connection that is the answer to a request, and its outbox' owner.
 
     Args:
         connection_id: what the connection is called.
         farewell: returns what says in the answer that it ends, and why: HTTP has no close code.
-        ended: called once, when the answer has ended, by the client or by us, with the close's code.
+        ended: called once, when the answer has ended, by the client or by us, with the close's code. Neither refers to
+            this object.
     """
 
     def __init__(
@@ -164,3 +191,6 @@ class ResponseLine:
         self._context.counters.connection_closed(self.code)
         self._context.rooms.requests.leave(self.connection)
         self._context.rooms.heartbeat.forget(self.connection)
+        # These refer to this answer too: circles, which may stay for hours, with all that it had.
+        self.connection.line, self.connection.send_notice = _NO_LINE, _notify_nobody
+        self._request.producer = None

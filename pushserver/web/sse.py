@@ -129,6 +129,11 @@ def _refusal(close: Close) -> PushError:
     return Unavailable(close.reason) if close.reconnect else Refused(close.reason)
 
 
+def _goodbye(close: Close, now: int) -> bytes:
+    """Return the message that a stream ends, and why."""
+    return messages.notice("closed", None, {"code": close.code, "reason": close.reason}, now, token_urlsafe(8))
+
+
 class StreamSession(NativeSession):
     """The native protocol's side of a stream: what a subscription answers goes into the ids of later events."""
 
@@ -158,7 +163,15 @@ class Stream(ResponseLine):
         session = StreamSession(self.dialect, context.rates, identity is not None or context.sections.auth.anonymous)
         spoken = Spoken(PROTOCOL, self.dialect, session)
         connection_id = context.tag + token_urlsafe(_ID_BYTES)
-        super().__init__(context, request, connection_id, spoken, self._goodbye, self._gone)
+        dialect, clock, posts = self.dialect, context.clock, door.posts
+        super().__init__(
+            context,
+            request,
+            connection_id,
+            spoken,
+            lambda close: dialect.text(_goodbye(close, clock.now())),
+            lambda code: posts.forget(connection_id),
+        )
         # Until the first message is known, everything else waits behind it.
         self.outbox.pauseProducing()
         self.identity = identity
@@ -243,13 +256,6 @@ class Stream(ResponseLine):
         self.outbox.write_first(b"id: %b\ndata: %b\n\n" % (self._start.id(), first))
         self.outbox.resumeProducing()
         self._context.rooms.hub.long_replies.answered(self.connection, len(first))
-
-    def _goodbye(self, close: Close) -> bytes:
-        data = {"code": close.code, "reason": close.reason}
-        return self.dialect.text(messages.notice("closed", None, data, self._context.clock.now(), token_urlsafe(8)))
-
-    def _gone(self, code: int) -> None:
-        self._door.posts.forget(self.connection.id)
 
     # -- `connection.Line` --------------------------------------------------------------------------------------------
 

@@ -3,8 +3,10 @@ clock that the test moves."""
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -596,3 +598,22 @@ async def test_no_reason_of_a_close_is_empty_or_json(door: Door) -> None:
     stream, hello = await door.open()
     door.rig.node.hub.connections[hello["client"]].close(Close(4001, ""))
     assert stream.told[-1]["disconnect"]["reason"] == "closed"
+
+
+@pytest.mark.parametrize("kind", ["http_stream", "sse"])
+async def test_nothing_keeps_a_stream_that_was_cut(door: Door, kind: str) -> None:
+    gc.disable()
+    try:
+        stream, _ = await door.open(kind)
+        (connection,) = door.rig.node.hub.connections.values()
+        of_it = [weakref.ref(each) for each in (connection, connection.line, stream.channel.requests[0])]
+        stream.vanish()
+        # As a socket does.
+        stream.transport.unregisterProducer()
+        door.exchanges.clear()
+        del stream, connection
+        await door.rig.until_idle()
+        # None waits for a round over all that is kept, which may be hours away.
+        assert [each() for each in of_it] == [None, None, None]
+    finally:
+        gc.enable()

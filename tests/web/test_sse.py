@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import http.client
 import itertools
 import json
 import shutil
 import subprocess
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -766,3 +768,22 @@ async def test_who_does_not_read_its_answers_is_not_asked_for_more(streams: Stre
     assert post() is PostOutcome.TAKEN
     assert sum(message["type"] == "pong" for _, message in request.events) == 18
     request.finish()
+
+
+@pytest.mark.parametrize("cut", [True, False])
+async def test_nothing_keeps_a_stream_that_has_ended(streams: Streams, cut: bool) -> None:
+    gc.disable()
+    try:
+        request = await streams.open(Policy.DISCONNECT, "public:a")
+        (connection,) = streams.node.hub.connections.values()
+        of_it = [weakref.ref(each) for each in (connection, connection.line)]
+        if cut:
+            request.processingFailed(Failure(ConnectionLost()))
+        else:
+            connection.close(errors.DISCONNECTED)
+        del request, connection
+        await streams.rig.until_idle()
+        # None waits for a round over all that is kept, which may be hours away.
+        assert [each() for each in of_it] == [None, None]
+    finally:
+        gc.enable()
