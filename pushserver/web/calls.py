@@ -59,10 +59,10 @@ class Calls(Resource, Generic[Found]):
             found = self._find(request, method, path)
         except PushError as problem:
             self._counters.error(problem.code.value)
-            refusal = self._refuse(path, problem)
             if isinstance(problem, WrongMethod):
                 request.setHeader("allow", problem.allow)
-            respond_error(request, refusal.problem, refusal.status)
+            # Kept by no name: this frame, which the problem's traceback holds, would hold it, and the request.
+            _respond_refused(request, self._refuse(path, problem))
             return NOT_DONE_YET
         gone: list[bool] = []
         request.notifyFinish().addBoth(lambda _: gone.append(True))
@@ -100,6 +100,10 @@ class Calls(Resource, Generic[Found]):
     def _note_refused(self, path: list[str], status: int) -> None:
         """A request was refused with this status."""
         raise NotImplementedError
+
+
+def _respond_refused(request: Request, refusal: Refusal) -> None:
+    respond_error(request, refusal.problem, refusal.status)
 
 
 def _asked(method: str) -> str:

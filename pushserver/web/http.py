@@ -483,6 +483,8 @@ class PushChannel(HTTPChannel):
             self._resumes.cancel()
             self._resumes = None
         super().connectionLost(reason)
+        # Of a body that has not come whole: it refers to this channel, a circle, which may stay for hours.
+        self._transferDecoder = None
 
 
 class PushSite(Site):
