@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
+
+from pushserver.core.errors import PushError
 
 #: What `together` and `begin` run: a coroutine that awaits Deferreds.
 Work = Coroutine[Any, Any, Any]  # Any: what it awaits, is given and returns
@@ -103,6 +105,12 @@ class _Rest:
                 self.done.callback(None)
         except BaseException as problem:
             del self._waiting[place]
+            if isinstance(came, Failure) and isinstance(problem, CancelledError | PushError):
+                # Nobody asks by which way these came. The frames there hold the failure, and that holds them: a circle,
+                # which may stay for hours, with all that was at work.
+                for each in (problem, came.value):
+                    if each is not None:
+                        each.__traceback__ = None
             if not self.done.called:
                 self._problems.append(problem)
                 self.done.callback(None)

@@ -12,6 +12,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.python.failure import Failure
 
+from pushserver.core.errors import Unavailable
 from pushserver.server.concurrency import begin, together
 
 
@@ -127,6 +128,41 @@ def test_a_failure_is_gone_by_reference_counts(waits: int) -> None:
         failure_of(both, Problem)
         del both, failing
         assert [problem() for problem in gone] == [None]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("answer", ["nothing", "the same", "another"])
+@pytest.mark.parametrize("problem", [CancelledError(), Unavailable("away"), OSError("lost")])
+def test_what_failed_to_come_keeps_nothing_of_who_waited(problem: Exception, answer: str) -> None:
+    class Held:
+        """What a coroutine works with."""
+
+    kept: list[weakref.ref[Held]] = []
+
+    async def wait(wait: Deferred[Any], answer: str) -> None:
+        held = Held()
+        kept.append(weakref.ref(held))
+        try:
+            await wait
+        except Exception as came:
+            if answer == "another" or (answer == "the same" and isinstance(came, OSError)):
+                raise Unavailable("the engine is away") from None
+            if answer == "the same":
+                raise
+
+    gc.collect()
+    gc.disable()
+    try:
+        waits = [Deferred[int]() for _ in range(3)]
+        both = run(wait(waits[0], answer), wait(waits[1], answer))
+        alone = begin(wait(waits[2], answer), lambda failure: None)
+        for each in waits:
+            each.errback(type(problem)(*problem.args))
+        assert alone is not None
+        both.addErrback(lambda failure: None)
+        del both, alone, waits, each
+        assert [held() for held in kept] == [None] * 3
     finally:
         gc.enable()
 
