@@ -96,6 +96,12 @@ class Call:
     result: Any = None
     code: str = ""
 
+    @property
+    def carried_out_by(self) -> float:
+        """When it was carried out at the latest. Without an answer that says so that is any time: a node, or Redis,
+        that stands still carries out what came meanwhile when it goes on, also for who gave up."""
+        return self.answered_at if self.outcome == "done" else float("inf")
+
 
 class Loss(NamedTuple):
     """What was written between these moments is gone, ms; with ``keys``, of these alone, without their prefix."""
@@ -697,7 +703,7 @@ class Checker:
                     for later, other in of_user
                     if later.what == "inbox.read"
                     and later.arguments.get("read") is False
-                    and later.answered_at >= call.at
+                    and later.carried_out_by >= call.at
                 ]
                 for message_id in sorted(named & unread - set().union(*again)):
                     self._broken("marked", at, f"user:{user}: {message_id} was read, and counts as unread")

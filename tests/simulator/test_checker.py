@@ -519,6 +519,33 @@ def test_a_mark_that_is_gone() -> None:
     assert marked(True, False) == marked(False) == set()
 
 
+@pytest.mark.parametrize(
+    ("outcome", "code", "changed", "broken"),
+    [
+        # A node that stands still carries it out when it goes on, and so does Redis.
+        ("unknown", "lost", {}, set()),
+        ("refused", "UNAVAILABLE", {}, set()),
+        ("none", "", {}, set()),
+        # It was carried out before the other was asked, or not at all, or says nothing of this message.
+        ("done", "", {}, {"marked"}),
+        ("refused", "RATE_LIMITED", {}, {"marked"}),
+        ("unknown", "lost", {"upTo": 0}, {"marked"}),
+        ("unknown", "lost", {"read": True}, {"marked"}),
+    ],
+)
+def test_a_mark_as_unread_that_nobody_knows_the_time_of(
+    outcome: str, code: str, changed: dict[str, Any], broken: set[str]
+) -> None:
+    story = good()
+    unread = {"epoch": EPOCH, "upTo": 1, "read": False} | changed
+    story.call("inbox.read", unread, {}, by="phone", outcome=outcome)
+    story.lines[-1]["code"] = code
+    if outcome == "none":
+        story.lines.pop()
+    story.call("inbox.read", {"epoch": EPOCH, "upTo": 1, "read": True}, {}, by="laptop")
+    assert rules(story) == broken
+
+
 def test_what_was_deleted_and_is_there() -> None:
     story = good()
     story.call("inbox.delete", {"epoch": EPOCH, "offsets": [2]}, {}, by="phone")
