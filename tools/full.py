@@ -84,7 +84,7 @@ _ELSEWHERE = {
     "clients over TLS": "make clients-tls",
     "the image": "make image",
     "advisories": "make audit",
-    "measurements": "make bench, make scoreboard, python -m bench scale",
+    "measurements": "make bench, make scoreboard",
 }
 
 
