@@ -7,7 +7,6 @@ CPU of the whole server, of Redis, and what the clients and everything else used
 from __future__ import annotations
 
 import itertools
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -378,9 +377,39 @@ def notified(stage: Stage, kind: type[Peer]) -> Meter:
     return meter
 
 
+def pending(stage: Stage, kind: type[Peer]) -> Meter:
+    """Return how inboxes are read: users who were away sign in, and are sent the 20 messages that wait for each."""
+    waiting, together = 20, 100
+
+    def take(own: Stage) -> Taken:
+        count = own.sizes.returning
+        allow_descriptors(count)
+        server = own.server(kind)
+        warm_up(server, own)
+        for first in range(0, count, together):
+            users = [f"u{n}" for n in range(first, min(first + together, count))]
+            for _ in range(waiting):
+                sent = f"{time.monotonic_ns() // 1000:016d}"
+                body = compact({"userIds": users, "data": {"sent": sent, "text": "x"}})
+                server.http.post("/api/notify", body, server.headers)
+        clients = own.clients(server, ADDRESSES)
+        path = clients.greet(range(count), ())
+        clients.reset()
+        with own.watch(server, clients) as watch:
+            clients.connect(path)
+            clients.wait(waiting * count)
+        clients.check(waiting)
+        return taken(watch, {"cpu": watch.server / count * 1e6, "seconds": watch.seconds})
+
+    return each_anew(stage, take)
+
+
 def progress(stage: Stage, kind: type[Peer]) -> Meter:
-    """Return how progress of tasks is taken: 1,000 at once, in batches of 100, each task's owner connected."""
-    tasks, batch, updates = stage.sizes.connections, 100, 10
+    """Return how progress of tasks is taken: 1,000 at once, in batches of 100, each task's owner connected.
+
+    Each task reports ten times a second, which its owner is shown once a second, and the last report at the end.
+    """
+    tasks, batch, rate = stage.sizes.connections, 100, 10
     allow_descriptors(tasks)
     server = stage.server(kind)
     clients = stage.clients(server)
@@ -398,24 +427,27 @@ def progress(stage: Stage, kind: type[Peer]) -> Meter:
 
     for body in commands("task.create"):
         server.http.post(server.batch_path, compact(body), server.headers)
-    posts = stage.posts(server, 1)
     percentages = itertools.count(1)
 
     def meter() -> Taken:
-        percentage = 0.0
-        bodies: list[dict[str, Any]] = []
+        updates = max(2, int(rate * stage.sizes.paced_seconds))
+        bodies: list[bytes] = []
         for _ in range(updates):
-            percentage = next(percentages) / 100
-            bodies += commands("task.progress", percentage=percentage)
-        posts.prepare(server.request_to(server.batch_path, body) for body in bodies)
-        with stage.watch(server, clients, posts) as watch:
-            seconds = posts.post()
-        # The last once more changes nothing, and says where the tasks are.
-        replies = json.loads(server.http.post(server.batch_path, compact(bodies[-1]), server.headers))["replies"]
-        if any(reply["result"]["percentage"] != percentage for reply in replies):
-            raise Wrong(f"not all tasks are at {percentage} %")
+            percentage = (next(percentages) + 0.5) / 100  # written alike everywhere
+            bodies += map(compact, commands("task.progress", percentage=percentage))
+        apart = updates / rate / len(bodies)
+        clients.count_text(f'"percentage":{percentage}')
+        with stage.watch(server, clients) as watch:
+            began = time.monotonic()
+            for n, body in enumerate(bodies):
+                left = began + n * apart - time.monotonic()
+                if left > 0:
+                    time.sleep(left)
+                server.http.post(server.batch_path, body, server.headers)
+            posted = time.monotonic() - began
+            clients.wait(tasks)
         done = updates * tasks
-        return taken(watch, {"rate": done / seconds, "cpu": watch.server / done * 1e6})
+        return taken(watch, {"cpu": watch.server / done * 1e6}, rate=done / posted)
 
     return meter
 

@@ -231,9 +231,16 @@ PATHS: tuple[Path, ...] = (
         meters.notified,
     ),
     Path(
+        "inbox-reading",
+        "Reading inboxes: 1,000 users sign in and are sent the 20 messages that wait for each",
+        {"cpu": "µs of CPU for a user", "seconds": "s for all"},
+        ALONE,
+        meters.pending,
+    ),
+    Path(
         "progress",
-        "Progress of 1,000 tasks in batches of 100, their owners connected, shown at most once a second",
-        {"rate": "updates a second", "cpu": "µs of CPU for an update"},
+        "Progress of 1,000 tasks, 10 reports a second each in batches of 100, shown to their owners once a second",
+        {"cpu": "µs of CPU for a report"},
         ALONE,
         meters.progress,
     ),
