@@ -252,7 +252,9 @@ def wait_for_line(caplog: pytest.LogCaptureFixture) -> None:
             said.set()
 
     listener = Listener(logging.WARNING)
-    log = logging.getLogger("pushserver.publisher")
+    listener.addFilter(logging.Filter("pushserver.publisher"))
+    # Behind what `lines` reads, so that the line is there when it is heard of.
+    log = logging.getLogger()
     log.addHandler(listener)
     try:
         assert lines(caplog) or said.wait(PATIENCE)
