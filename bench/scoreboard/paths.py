@@ -25,10 +25,12 @@ from bench.scoreboard.peers import (
     Peer,
     SecureCentrifugo,
     SecureOurs,
+    SecureTwistedAndAutobahn,
     Slower,
     SocketIo,
     Sockudo,
     TheSame,
+    TwistedAndAutobahn,
 )
 from bench.scoreboard.verdicts import Target
 
@@ -52,6 +54,7 @@ class Path:
 #: Who stands beside us where everybody has the same.
 FOLLOWED = (Ours, Centrifugo, Sockudo, Nats, SocketIo, MicroWebSockets, NodeWs, NchanPeer, FloorInC, FloorInPython)
 BOTH = (Ours, Centrifugo)
+ON_FLOOR = (*BOTH, TwistedAndAutobahn)
 SECURE = (SecureOurs, SecureCentrifugo, NodeWss)
 #: Of what the peers have nothing that compares.
 ALONE = (Ours,)
@@ -60,6 +63,7 @@ PLAIN = str.maketrans({" ": "-", "µ": "u"})
 DELIVERY = {"cpu": "µs of CPU for a delivery"}
 
 CERTIFICATE = "an ECDSA key on P-256, TLS 1.3; what is published comes to a plain port"
+FLOOR = "Twisted and Autobahn: pushserver with its own part taken out, which answers with octets that are ready"
 STORED = "without Redis, pushserver has histories in SQLite, on the disk before the answer; Centrifugo, in memory"
 
 
@@ -126,10 +130,10 @@ PATHS: tuple[Path, ...] = (
         "tls-sign-in",
         "Connect over TLS, sign in with a JWT and subscribe to 3 channels, 1,000 clients, 64 at a time",
         {"cpu": "µs of CPU for a client", "wait": "ms for a client, one by one"},
-        SECURE,
+        (*SECURE, SecureTwistedAndAutobahn),
         partial(meters.arrivals, redis=False),
         (Target("cpu", 1.0, "node wss"),),
-        (CERTIFICATE,),
+        (CERTIFICATE, FLOOR),
     ),
     Path(
         "publish-history",
@@ -158,8 +162,9 @@ PATHS: tuple[Path, ...] = (
         "sign-in",
         "Connect, sign in with a JWT and subscribe to 3 channels, 1,000 clients, 64 at a time",
         {"cpu": "µs of CPU for a client", "wait": "ms for a client, one by one"},
-        (Ours, Centrifugo, SocketIo, MicroWebSockets, NodeWs),
+        (Ours, Centrifugo, SocketIo, MicroWebSockets, NodeWs, TwistedAndAutobahn),
         partial(meters.arrivals, redis=False),
+        notes=(FLOOR,),
     ),
     Path(
         "sign-in-redis",
@@ -169,9 +174,10 @@ PATHS: tuple[Path, ...] = (
             "wait": "ms for a client, one by one",
             "redis": "µs of Redis' CPU for a client",
         },
-        BOTH,
+        ON_FLOOR,
         partial(meters.arrivals, redis=True),
         (Target("cpu", 0.7, "Centrifugo"), Target("wait", 0.7, "Centrifugo")),
+        (FLOOR, "Twisted and Autobahn: asks nothing of Redis"),
     ),
     Path(
         "storm",
@@ -193,19 +199,19 @@ PATHS: tuple[Path, ...] = (
         "recovery",
         "Recovery: 1,000 clients sign in and are told the 100 messages behind their position",
         {"cpu": "µs of CPU for a client", "seconds": "s for all"},
-        BOTH,
+        ON_FLOOR,
         meters.recovery,
         (Target("cpu", 0.7, "Centrifugo"),),
-        (STORED,),
+        (STORED, FLOOR),
     ),
     Path(
         "presence",
         "Presence: 10,000 in one channel, 200 more sign in and join in a second",
         {"cpu": "ms of CPU for a join"},
-        BOTH,
+        ON_FLOOR,
         meters.presence,
         (Target("cpu", 0.7, "Centrifugo"),),
-        ("presence is kept; joins are not announced to the 10,000",),
+        ("presence is kept; joins are not announced to the 10,000", FLOOR),
     ),
     Path(
         "channels",

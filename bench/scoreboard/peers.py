@@ -15,9 +15,11 @@ import random
 import re
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, ClassVar
 
 from bench.scoreboard.receiver import Receiver
@@ -92,6 +94,8 @@ class Peer(Server):
     distinct: ClassVar[bool] = True
     #: Bytes of a delivered frame without the filling of its text.
     bare: ClassVar[int] = FRAME
+    #: Whether it is what ours stands on, with our part taken out.
+    is_floor: ClassVar[bool] = False
 
     @classmethod
     def version(cls) -> str:
@@ -654,6 +658,42 @@ class FloorInPython(FloorInC, PythonFloor):
 
     name = "Python floor"
     configuration = "the same loop, called from Python in a process with a second thread"
+
+
+class TwistedAndAutobahn(Peer):
+    """What ours stands on, with our part taken out."""
+
+    name = "Twisted and Autobahn"
+    configuration = (
+        "pushserver's listener and its reader over Autobahn; each message is answered with octets that are ready, as "
+        "many as pushserver's; no token, no store and no Redis"
+    )
+    is_floor = True
+    bare = Ours.bare
+
+    @classmethod
+    def version(cls) -> str:
+        return f"{version('twisted')} and {version('autobahn')}"
+
+    def command(self) -> list[str]:
+        listeners = [f"tcp:{self.port}:interface=127.0.0.1"]
+        if self.secure:
+            listeners.append(
+                f"ssl:{self.clients_port}:interface=127.0.0.1:privateKey={self.certificate}:certKey={self.certificate}"
+            )
+        return [sys.executable, str(PEERS / "autobahn_floor.py"), *listeners]
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "PYTHONPATH": str(ROOT)}
+
+    greeting = Ours.greeting
+    position = Ours.position
+
+
+class SecureTwistedAndAutobahn(TwistedAndAutobahn):
+    """The same, whose clients come to an ``ssl:`` listener."""
+
+    secure = True
 
 
 def usable(kind: type[Peer]) -> str:

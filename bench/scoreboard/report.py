@@ -6,17 +6,18 @@ Nothing here measures. A peer that could not be had, died or answered wrongly ha
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import statistics
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as File
 from random import Random
 
 from bench.scoreboard.paths import BY_NAME, PATHS, Path
 from bench.scoreboard.records import Record, Unusable, parse, stored
-from bench.scoreboard.verdicts import LOAD_LIMIT, Verdict, judge
+from bench.scoreboard.verdicts import LOAD_LIMIT, Target, Verdict, judge
 from tools.trees import ROOT
 
 #: Where the records are kept that the pages are made from.
@@ -56,15 +57,16 @@ def usable_peers(record: Record, path: Path) -> list[str]:
     return sorted((kind.name for kind in path.peers if kind.name in there), key=lambda name: name != "pushserver")
 
 
+def _verdict(record: Record, path: Path, target: Target) -> Verdict:
+    names = [name for name in (target.row, target.peer) if name]
+    there = usable_peers(record, path)
+    rounds = record.figures(path.name, target.figure, *names) if set(names) <= set(there) else []
+    return judge(target, rounds, Random(SEED))
+
+
 def verdicts(record: Record, path: Path) -> list[Verdict]:
     """Return the verdict on each target of a path."""
-    there = usable_peers(record, path)
-    found = []
-    for target in path.targets:
-        names = [name for name in (target.row, target.peer) if name]
-        rounds = record.figures(path.name, target.figure, *names) if set(names) <= set(there) else []
-        found.append(judge(target, rounds, Random(SEED)))
-    return found
+    return [_verdict(record, path, target) for target in path.targets]
 
 
 def all_met(record: Record, paths: Iterable[Path]) -> bool:
@@ -92,6 +94,25 @@ def said(verdict: Verdict, path: Path) -> str:
         f"{meaning}: {reached.median:.2f} ({reached.low:.2f} - {reached.high:.2f}){of}, "
         f"target {target.text()}: {word}{planted}, {verdict.rounds} rounds"
     )
+
+
+#: What becomes of a target that ours missed, where our part is taken out.
+_WITHOUT_OURS = {"missed": "misses the target too", "met": "keeps the target", "open": "open"}
+
+
+def floors(record: Record, path: Path) -> Iterator[str]:
+    """Yield, for each target that ours missed, what the floor under it reaches: whether it was us who missed it."""
+    there = usable_peers(record, path)
+    standing = [kind.name for kind in path.peers if kind.is_floor and kind.name in there]
+    missed = [each.target for each in verdicts(record, path) if each.word == "missed" and not each.target.planted]
+    for target, floor in itertools.product(missed, standing):
+        found = _verdict(record, path, replace(target, row=floor))
+        if found.reached is not None:
+            reached, of = found.reached, f" × {target.peer}" if target.peer else ""
+            yield (
+                f"{floor}: {path.figures[target.figure]}: {reached.median:.2f} ({reached.low:.2f} - {reached.high:.2f})"
+                f"{of}: {_WITHOUT_OURS[found.word]}, {found.rounds} rounds"
+            )
 
 
 def _row(record: Record, path: Path, peer: str) -> list[str]:
@@ -142,7 +163,7 @@ def text(record: Record, path: Path, red: bool | None = None) -> str:
     for verdict in verdicts(record, path):
         line = f"  {said(verdict, path)}"
         lines.append(f"\x1b[31m{line}\x1b[0m" if red and verdict.word == "missed" else line)
-    return "\n".join([*lines, *(f"  {remark}" for remark in remarks(record, path))])
+    return "\n".join([*lines, *(f"  {remark}" for remark in (*floors(record, path), *remarks(record, path)))])
 
 
 def about(record: Record) -> str:

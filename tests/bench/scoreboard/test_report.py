@@ -98,6 +98,42 @@ def test_a_planted_slowdown_has_to_be_missed() -> None:
     assert not all_met(proof(1.0, 1.0), [PROOF])
 
 
+SIGN_IN = BY_NAME["sign-in-redis"]
+
+
+def sign_ins(ours: float, floor: float, rounds: int = 7) -> Record:
+    """A record of sign-ins in which ours and the floor under it cost this, and Centrifugo 100."""
+    made = Record(RUN, {"Twisted and Autobahn": "26 and 26"})
+    for number in range(1, rounds + 1):
+        costs = {"pushserver": ours, "Centrifugo": 100.0, "Twisted and Autobahn": floor}
+        figures = {name: {"cpu": cpu + number / 100, "wait": 1.0, "redis": 0.0} for name, cpu in costs.items()}
+        made.rounds.setdefault("sign-in-redis", {})[number] = Round(figures, {name: {"load": 0.4} for name in figures})
+    return made
+
+
+@pytest.mark.parametrize(
+    ("floor", "reached", "said"),
+    [
+        (150.0, "1.50 (1.50 - 1.50)", "misses the target too"),
+        (60.0, "0.60 (0.60 - 0.60)", "keeps the target"),
+    ],
+)
+def test_a_target_that_was_missed_is_shown_without_our_part(floor: float, reached: str, said: str) -> None:
+    lines = text(sign_ins(300.0, floor), SIGN_IN, red=True).splitlines()
+    line = f"  Twisted and Autobahn: µs of CPU for a client: {reached} × Centrifugo: {said}, 7 rounds"
+    assert line in lines
+    # Of `wait`, which is missed too.
+    assert len([each for each in lines if each.startswith("  Twisted and Autobahn: ms for a client")]) == 1
+
+
+def test_what_is_not_missed_is_not_shown_without_our_part() -> None:
+    floors = [text(made, SIGN_IN) for made in (sign_ins(50.0, 40.0), sign_ins(300.0, 150.0, rounds=6))]
+    assert not any("Twisted and Autobahn: µs" in table for table in floors)
+    alone = sign_ins(300.0, 150.0)
+    alone.missing["sign-in-redis"] = {"Twisted and Autobahn": "it ended"}
+    assert "Twisted and Autobahn: µs" not in text(alone, SIGN_IN)
+
+
 def test_a_load_client_that_may_be_the_limit_is_named() -> None:
     assert "the load client may be the limit" not in text(record(2.5), FANOUT)
     said = "  pushserver: the load client may be the limit: it used 90% of its core"
