@@ -1,10 +1,11 @@
 """The whole server beside its peers, beside what it was at a commit (``compare``), or beside today's (``scoreboard``);
-or with tens of thousands of connections on one machine (``scale``).
+or with tens of thousands of connections on one machine (``scale``); or what a client costs it in calls (``counts``).
 
 python -m bench [--only NAME]… [--rounds N] [--json FILE] [--plot DIR]
 python -m bench compare COMMIT [FIGURE ...] [--rounds N] [--seed N]
 python -m bench scoreboard [PATH ...] [--rounds N] [--results FILE] [--quick]
 python -m bench scale [--connections N] [--workers N] [--results FILE]
+python -m bench counts [PATH ...] [--clients N] [--instructions] [--functions N]
 python -m bench --report [FILE] [--plots DIR] [--write]
 
 Exit status 1 where something was not measured, or a target was missed.
@@ -18,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench import compare
+from bench import compare, counts
 from bench.measure import Progress, Table, machine, plot
 from bench.scale import command as scale
 from bench.scoreboard import command, report
@@ -33,6 +34,8 @@ def main() -> int:
         return command.main(sys.argv[2:])
     if sys.argv[1:2] == ["scale"]:
         return scale.main(sys.argv[2:])
+    if sys.argv[1:2] == ["counts"]:
+        return counts.main(sys.argv[2:])
     if sys.argv[1:2] == ["--report"]:
         return report.main(sys.argv[2:])
     options = argparse.ArgumentParser(

@@ -209,6 +209,8 @@ class Server:
     path: ClassVar[str] = "/ws"
     #: whether the clients come by TLS, to a port of their own; what is published comes to the other
     secure: ClassVar[bool] = False
+    #: seconds in which it must have started
+    patience: ClassVar[float] = 30
 
     def __init__(
         self, compression: bool = False, redis: str = "", queue: int = 1 << 20, tree: Tree = WORKING_TREE
@@ -266,7 +268,7 @@ class Server:
         }
 
     def _wait(self) -> None:
-        end = time.monotonic() + 30
+        end = time.monotonic() + self.patience
         while time.monotonic() < end:
             if self.process.poll() is not None:
                 raise NotAvailable(f"{self.name} ended: {(self.place / 'log').read_text()[-500:]}")

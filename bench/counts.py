@@ -1,0 +1,256 @@
+"""python -m bench counts [PATH ...] [--clients N] [--instructions] [--functions N]
+
+What the coming of a client costs, in counts: other work on the machine does not move them much. Calls of the server's
+main thread, of Python's functions and of C's, by part of the program (cProfile); or with ``--instructions`` those of
+the whole process outside of the kernel (callgrind, which valgrind brings). Each beside Twisted and Autobahn alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pstats
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from bench.scoreboard.meters import QUICK, REST, THREE, Stage
+from bench.scoreboard.peers import Ours, Peer, Positions, TwistedAndAutobahn
+from bench.servers import PEERS
+
+#: A function, as cProfile names it: its file, its line and its name.
+Function = tuple[str, int, str]
+#: How often each function was called, and by whom how often.
+Calls = Mapping[Function, tuple[int, Mapping[Function, int]]]
+Parts = Mapping[str, str]
+Counted = TypeVar("Counted")
+
+#: The parts of the program, by where their code stands: the first that fits. What is in none of them, as C's functions
+#: and Deferreds, is counted where it is called from.
+PARTS: Parts = {
+    "Redis": r"/txredisapi|/hiredis/|/pushserver/engine/redis/",
+    "embedded engine": r"/pushserver/engine/",
+    "accept, socket, reactor": r"/twisted/internet/(?!defer)|/twisted/python/|/pushserver/web/tls",
+    "head, admission, handshake": r"/pushserver/web/(port|admission|handshake|places|farewell|endpoints|reach)",
+    "frames, writing": r"/autobahn/|/bench/peers/|/pushserver/web/|/pushserver/(protocols/rfc6455|server/outbox)",
+    "messages of the protocol": r"/pushserver/protocols/|/pushserver/server/(inbound|connection|answers)|/msgspec/",
+    "token": r"/pushserver/server/(auth|jwks|revocations)|/pushserver/core/tokens|/jwt/",
+    "presence, heartbeat": r"/pushserver/server/(presence|present|heartbeat|user_places|peers)",
+    "signing in: inbox, tasks": r"/pushserver/server/(sign_in|backlog|inbox|tasks|outputs|reading|resumption)",
+    "replay": r"/pushserver/server/(replay|reply_room)|/pushserver/core/publication",
+    "subscriptions": r"/pushserver/server/(subscriptions|hub|channel|fanout|client_requests|publishing)"
+    r"|/pushserver/core/(channels|permissions|positions)",
+    "limits, counters, clocks": r"/pushserver/(?!server/concurrency)",
+}
+#: What is told besides: it runs everywhere.
+DEFERREDS: Parts = {"Deferreds and coroutines": r"/twisted/internet/defer|/pushserver/server/concurrency"}
+REST_OF_ALL = "everything else"
+#: How many calls of what is in no part may stand between a part and what is counted for it.
+DEEPEST = 20
+
+
+def part_of(file: str, parts: Parts = PARTS) -> str | None:
+    """Return the part in which a file stands; None for what any of them may call."""
+    return next((part for part, pattern in parts.items() if re.search(pattern, file)), None)
+
+
+def shares(calls: Calls, parts: Parts = PARTS) -> Counter[str]:
+    """Return how many calls each part has: of its own functions, and of those in no part that it calls."""
+    own = {function: part_of(function[0], parts) for function in calls}
+    owners: dict[Function, dict[str, float]] = {f: {part: 1.0} if part else {} for f, part in own.items()}
+    # They call each other, also in circles: what is known of the callers spreads, a call further each time.
+    for _ in range(DEEPEST):
+        for function in (function for function, part in own.items() if part is None):
+            found: Counter[str] = Counter()
+            for caller, times in calls[function][1].items():
+                for part, share in owners.get(caller, {}).items():
+                    found[part] += share * times
+            owners[function] = {part: times / found.total() for part, times in found.items()}
+    counted: Counter[str] = Counter()
+    for function, (times, _) in calls.items():
+        for part, share in (owners[function] or {REST_OF_ALL: 1.0}).items():
+            counted[part] += share * times
+    return counted
+
+
+def read_calls(file: Path) -> Calls:
+    """Return the calls that cProfile has written."""
+    stats = pstats.Stats(str(file)).stats  # type: ignore[attr-defined]
+    return {
+        function: (times, {caller: each[1] for caller, each in callers.items()})
+        for function, (_, times, _, _, callers) in stats.items()
+    }
+
+
+def read_instructions(file: Path) -> int:
+    """Return the instructions that callgrind has written."""
+    found = re.search(r"^(?:summary|totals): (\d+)", file.read_text(), re.MULTILINE)
+    if found is None:
+        raise ValueError("callgrind has counted nothing")
+    return int(found[1])
+
+
+# -- the servers ------------------------------------------------------------------------------------------------------
+
+
+class _Counted(Peer):
+    """A server under a counter."""
+
+    #: Slower by so much, and on any machine.
+    patience = 600
+
+    def begin(self) -> None:
+        """Count from now on."""
+        raise NotImplementedError
+
+    def end(self) -> Path:
+        """Count no more; return the file of what was counted."""
+        raise NotImplementedError
+
+
+class _Profiled(_Counted):
+    def environment(self) -> dict[str, str]:
+        usual = super().environment()
+        path = os.pathsep.join(filter(None, [str(PEERS / "counting"), usual["PYTHONPATH"]]))
+        return {**usual, "PYTHONPATH": path, "BENCH_CALLS": str(self.place / "calls")}
+
+    def begin(self) -> None:
+        self.process.send_signal(signal.SIGUSR2)
+        time.sleep(REST)
+
+    def end(self) -> Path:
+        self.process.send_signal(signal.SIGUSR2)
+        file = self.place / "calls"
+        while not file.exists():
+            time.sleep(0.02)
+        return file
+
+
+class _Instrumented(_Counted):
+    def command(self) -> list[str]:
+        command = super().command()
+        program = command if command[0] == sys.executable else [sys.executable, *command]
+        file = self.place / "instructions"
+        return ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={file}", *program]
+
+    def _control(self, *words: str) -> None:
+        subprocess.run(["callgrind_control", *words, str(self.pid)], check=True, stdout=subprocess.DEVNULL)
+
+    def begin(self) -> None:
+        self._control("-i", "on")
+
+    def end(self) -> Path:
+        self._control("-d")
+        return self.place / "instructions.1"
+
+
+class ProfiledOurs(_Profiled, Ours):
+    pass
+
+
+class ProfiledFloor(_Profiled, TwistedAndAutobahn):
+    pass
+
+
+class InstrumentedOurs(_Instrumented, Ours):
+    pass
+
+
+class InstrumentedFloor(_Instrumented, TwistedAndAutobahn):
+    pass
+
+
+# -- the visits -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """What each client of a path does."""
+
+    redis: bool
+    channels: tuple[str, ...]
+    missed: int = 0
+
+    def take(self, kind: type[_Counted], clients: int, read: Callable[[Path], Counted]) -> Counted:
+        """Let so many come to a warm server; return what was counted meanwhile."""
+        with ExitStack() as stack:
+            stage = Stage(stack, QUICK)
+            server = stage.server(kind, self.redis and issubclass(kind, Ours))
+            assert isinstance(server, _Counted)
+            positions: Positions = {}
+            for channel in self.channels if self.missed else ():
+                positions[channel] = server.position(server.send(channel))
+                for _ in range(self.missed):
+                    server.send(channel)
+            first, others = stage.clients(server), stage.clients(server)
+            first.connect(first.greet(range(500, 520), self.channels, positions))
+            greeted = others.greet(range(1_000, 1_000 + clients), self.channels, positions)
+            server.begin()
+            others.connect(greeted)
+            time.sleep(REST)
+            return read(server.end())
+
+
+VISITS: Mapping[str, Visit] = {
+    "sign-in": Visit(False, THREE),
+    "sign-in-redis": Visit(True, THREE),
+    "recovery": Visit(False, ("log:a",), 100),
+}
+
+
+# -- the tables -------------------------------------------------------------------------------------------------------
+
+
+def table(title: str, ours: Calls, floor: Calls, clients: int) -> Iterator[str]:
+    """Yield the lines of a table: the calls of each part for a client, the most first."""
+    parts, alone = shares(ours), shares(floor)
+    total = sum(parts.values())
+    least = sum(alone.values()) / clients
+    yield f"{title}: {total / clients:.0f} calls for a client; Twisted and Autobahn alone: {least:.0f}"
+    for part, number in parts.most_common():
+        beside = f"{alone[part] / clients:.0f}" if alone[part] else "-"
+        yield f"  {part:28}{number / clients:7.0f}{number / total:7.0%}{beside:>7}"
+    apart = shares(ours, {**DEFERREDS, **PARTS})
+    for part in DEFERREDS:
+        number = apart[part]
+        yield f"  of all: {part:20}{number / clients:7.0f}{number / total:7.0%}"
+
+
+def functions(ours: Calls, clients: int, many: int) -> Iterator[str]:
+    """Yield the functions of ours and of libraries that are called the most."""
+    for (file, line, name), (times, _) in sorted(ours.items(), key=lambda each: -each[1][0])[:many]:
+        yield f"  {times / clients:8.1f}  {'/'.join(Path(file).parts[-3:])}:{line} {name}"
+
+
+def main(words: list[str]) -> int:
+    options = argparse.ArgumentParser(
+        prog="python -m bench counts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("paths", nargs="*", metavar="PATH", help=f"of {', '.join(VISITS)} (default: all)")
+    options.add_argument("--clients", type=int, default=100)
+    options.add_argument("--instructions", action="store_true")
+    options.add_argument("--functions", type=int, default=0, help="those that are called the most")
+    given = options.parse_args(words)
+    for name in given.paths:
+        if name not in VISITS:
+            options.error(f"no such path: {name} (there are {', '.join(VISITS)})")
+    for name in given.paths or VISITS:
+        visit, clients = VISITS[name], given.clients
+        if given.instructions:
+            counted = [visit.take(kind, clients, read_instructions) for kind in (InstrumentedOurs, InstrumentedFloor)]
+            ours, floor = (number / clients / 1e6 for number in counted)
+            print(f"{name}: {ours:.2f} million instructions for a client; Twisted and Autobahn alone: {floor:.2f}")
+        else:
+            calls = visit.take(ProfiledOurs, clients, read_calls)
+            print("\n".join(table(name, calls, visit.take(ProfiledFloor, clients, read_calls), clients)))
+            print("\n".join(functions(calls, clients, given.functions)))
+        sys.stdout.flush()
+    return 0
