@@ -82,7 +82,7 @@ for peer in "$@"; do
     ;;
   sockudo)
     command -v cargo >/dev/null || fail "missing: cargo, which builds sockudo (rustup.rs)"
-    command -v protoc >/dev/null || install_packages protobuf-compiler
+    [ -f /usr/include/google/protobuf/timestamp.proto ] || install_packages protobuf-compiler libprotobuf-dev
     if ! there sockudo "$sockudo"; then
       mkdir -p "$place/sockudo"
       quietly "building sockudo $sockudo with its release profile (an hour)" slowly \

@@ -312,8 +312,13 @@ class Replay:
 
 def without_excluded(recovery: Recovery, connection: Connection) -> Recovery:
     """Return a recovery without what this connection shall not receive."""
-    kept = tuple(m for m in recovery.messages if not m.excludes(connection.user_id, connection.id))
-    return recovery if len(kept) == len(recovery.messages) else msgspec.structs.replace(recovery, messages=kept)
+    user_id, connection_id = connection.user_id, connection.id
+    kept = [
+        m
+        for m in recovery.messages
+        if m.exclude_user is m.exclude_connection is None or not m.excludes(user_id, connection_id)
+    ]
+    return recovery if len(kept) == len(recovery.messages) else msgspec.structs.replace(recovery, messages=tuple(kept))
 
 
 def _told(

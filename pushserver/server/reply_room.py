@@ -27,8 +27,13 @@ _FRAME: Final = 170
 
 def size_of(message: Publication) -> int:
     """Return how many bytes a message takes in a reply: never fewer than it does."""
-    texts = (message.channel, message.type, message.message_id, message.sender or "", message.epoch or "")
-    return message.size + sum(map(len, texts)) + _FRAME
+    # Of each message of each reply: nothing is called but what must be.
+    plain = message.tags is None and message.sender_connection is message.sender_info is None
+    size = _FRAME + len(message.data) if plain else _FRAME + message.size
+    size += len(message.channel) + len(message.type) + len(message.message_id)
+    if message.sender is not None:
+        size += len(message.sender)
+    return size if message.epoch is None else size + len(message.epoch)
 
 
 class ReplyRoom:
@@ -84,12 +89,14 @@ class ReplyRoom:
     def take(self, messages: Sequence[Publication]) -> list[Publication]:
         """Return the first of these messages, as many as there is room for; one always has room where none is yet."""
         taken: list[Publication] = []
+        left = self.left
         for message in messages:
             size = size_of(message)
-            if size > self.left and self.left < self._size:
+            if size > left and left < self._size:
                 break
-            self.left = max(0, self.left - size)
+            left = left - size if size < left else 0
             taken.append(message)
+        self.left = left
         return taken
 
 

@@ -293,12 +293,12 @@ def error(problem: PushError, id: str | int | None, now: int) -> bytes:
     )
 
 
-def push(message: publication.Publication) -> bytes:
+def shown(message: publication.Publication) -> publication.Publication:
     """A publication as the client sees it: not who is left out of it, nor why it comes, and of who published it the
     user alone."""
-    inner = message.sender_connection is not None or message.sender_info is not None or message.by_way_of is not None
-    if inner or not message.for_all:
-        message = msgspec.structs.replace(
+    excluded = not (message.exclude_user is message.exclude_connection is None)
+    if excluded or not (message.sender_connection is message.sender_info is message.by_way_of is None):
+        return msgspec.structs.replace(
             message,
             exclude_user=None,
             exclude_connection=None,
@@ -306,13 +306,18 @@ def push(message: publication.Publication) -> bytes:
             sender_info=None,
             by_way_of=None,
         )
-    return publication.encode(message)
+    return message
+
+
+def push(message: publication.Publication) -> bytes:
+    """What the client is sent of a publication."""
+    return publication.encode(shown(message))
 
 
 def inbox_message(message: publication.Publication) -> bytes:
     """A publication as a list of an inbox shows it: also that it was not read."""
-    shown = push(message)
-    return shown if message.read_at is not None else shown[:-1] + b',"readAt":null}'
+    octets = push(message)
+    return octets if message.read_at is not None else octets[:-1] + b',"readAt":null}'
 
 
 def notice(type: str, channel: str | None, data: Any, now: int, message_id: str) -> bytes:

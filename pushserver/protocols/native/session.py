@@ -227,7 +227,7 @@ def result(value: operations.Result) -> Any:
                 "recovered": recovered,
                 "offset": offset,
                 "epoch": epoch,
-                "messages": [msgspec.Raw(messages.push(m)) for m in kept],
+                "messages": [*map(messages.shown, kept)],
             }
         case operations.UserStatus():
             return {"status": value}
@@ -296,7 +296,7 @@ def reply_of(outcome: operations.Outcome) -> tuple[str, Any]:
         case operations.InboxDeleted(deleted, unread):
             return "inbox_delete_success", {"deleted": deleted, "unread": unread}
         case operations.HistoryRead(kept, offset, epoch, _, more):
-            data = {"messages": [msgspec.Raw(messages.push(m)) for m in kept], "offset": offset, "epoch": epoch}
+            data = {"messages": [*map(messages.shown, kept)], "offset": offset, "epoch": epoch}
             return "history", data | ({"more": True} if more else {})
         case operations.PresenceRead(users, total):
             return "presence", {"users": users, "total": total}

@@ -57,7 +57,7 @@ class Visit:
         self.door: Door = doors.buildProtocol(None)
         self.door.makeConnection(self.transport)
 
-    def says(self, *reads: bytes) -> bytes:
+    def sent(self, *reads: bytes) -> bytes:
         """Say this, a read each; return what was answered meanwhile."""
         before = len(self.answered)
         for read in reads:
@@ -91,14 +91,14 @@ def post(channel: str, sent: str) -> bytes:
 
 
 def test_a_handshake_is_answered_as_the_rfc_says(doors: Doors) -> None:
-    assert Visit(doors).says(UPGRADE).endswith(PROOF)
-    assert Visit(doors).says(UPGRADE[:90], UPGRADE[90:]).endswith(PROOF)
+    assert Visit(doors).sent(UPGRADE).endswith(PROOF)
+    assert Visit(doors).sent(UPGRADE[:90], UPGRADE[90:]).endswith(PROOF)
 
 
 def test_who_signs_in_and_subscribes_is_answered_in_one_write(doors: Doors) -> None:
     visit = Visit(doors)
-    visit.says(UPGRADE)
-    answer = visit.says(AUTH + subscribe(*THREE))
+    visit.sent(UPGRADE)
+    answer = visit.sent(AUTH + subscribe(*THREE))
     assert answer.startswith(AUTHENTICATED)
     assert told(answer.removeprefix(AUTHENTICATED)) == {
         "type": "subscription_success",
@@ -115,16 +115,16 @@ def test_frames_that_are_cut_anywhere_are_answered_alike(doors: Doors) -> None:
     whole, cut = Visit(doors), Visit(doors)
     said = AUTH + subscribe(*THREE)
     for visit in (whole, cut):
-        visit.says(UPGRADE)
-    assert cut.says(*(said[n : n + 1] for n in range(len(said)))) == whole.says(said)
+        visit.sent(UPGRADE)
+    assert cut.sent(*(said[n : n + 1] for n in range(len(said)))) == whole.sent(said)
 
 
 def test_what_was_posted_behind_a_position_is_told_in_order(doors: Doors) -> None:
     publisher, visit = Visit(doors), Visit(doors)
-    positions = [json.loads(publisher.says(post("log:a", f"{n:016d}")).split(b"\r\n\r\n")[1]) for n in (5, 6, 7)]
+    positions = [json.loads(publisher.sent(post("log:a", f"{n:016d}")).split(b"\r\n\r\n")[1]) for n in (5, 6, 7)]
     assert [position["offset"] for position in positions] == [1, 2, 3]
-    visit.says(UPGRADE, AUTH)
-    result = told(visit.says(subscribe({"channel": "log:a", "since": positions[0]})))["data"]["results"]["log:a"]
+    visit.sent(UPGRADE, AUTH)
+    result = told(visit.sent(subscribe({"channel": "log:a", "since": positions[0]})))["data"]["results"]["log:a"]
     assert [message["data"]["sent"] for message in result["messages"]] == [f"{n:016d}" for n in (6, 7)]
     assert (result["recovered"], result["offset"]) == (True, 3)
 
@@ -132,14 +132,14 @@ def test_what_was_posted_behind_a_position_is_told_in_order(doors: Doors) -> Non
 def test_what_a_socket_does_not_take_goes_behind_it(doors: Doors) -> None:
     whole, narrow = Visit(doors), Visit(doors, room=200)
     for visit in (whole, narrow):
-        visit.says(UPGRADE, AUTH, subscribe(*THREE))
+        visit.sent(UPGRADE, AUTH, subscribe(*THREE))
     assert narrow.answered == whole.answered
 
 
 def test_a_close_frame_is_answered(doors: Doors) -> None:
     visit = Visit(doors)
-    visit.says(UPGRADE)
-    assert visit.says(masked(b"\x03\xe8", opcode=0x88)) == b"\x88\x02\x03\xe8"
+    visit.sent(UPGRADE)
+    assert visit.sent(masked(b"\x03\xe8", opcode=0x88)) == b"\x88\x02\x03\xe8"
     assert visit.transport.disconnecting
 
 
