@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import signal
 import socket
 import struct
@@ -164,7 +165,7 @@ class Http:
         self._used = time.monotonic()
 
     def post(self, path: str, body: bytes, headers: str = "") -> bytes:
-        if time.monotonic() - self._used > self.REST:
+        if time.monotonic() - self._used > self.REST or self._ended():
             self._socket.close()
             self._connect()
         self._used = time.monotonic()
@@ -185,6 +186,10 @@ class Http:
         if b" 20" not in head_[:13]:
             raise RuntimeError(f"{path}: {head_[:200]!r} {rest[:200]!r}")
         return rest
+
+    def _ended(self) -> bool:
+        """Return whether the server has ended the connection, as some do after each answer."""
+        return bool(select.select([self._socket], [], [], 0)[0])
 
     def _read(self) -> bytes:
         try:

@@ -297,6 +297,20 @@ static void look(conn *c, tail *greeting, tail *messages, char *data, size_t siz
   }
 }
 
+/* Octets of a message's text: whether one of its lines is the protocol's own ping, which may share a frame with others. */
+static void seek_ping(conn *c, const char *data, size_t size) {
+  while (size) {
+    const char *end = memchr(data, '\n', size);
+    size_t line = end ? (size_t)(end - data) : size;
+    if (c->met >= 0)
+      c->met = c->met + line <= ping_size && !memcmp(ping + c->met, data, line) ? c->met + (int)line : -1;
+    if (!end) return;
+    if (c->met == (int)ping_size) give(c, answer, answer_size);
+    c->met = 0;
+    data = end + 1, size -= line + 1;
+  }
+}
+
 #ifdef DEFLATE
 static char text[KEEP + (1 << 20)];
 
@@ -330,6 +344,11 @@ static void unpack(conn *c) {
     memcpy(text + KEEP, c->message, size);
   }
   c->size = 0;
+  if (ping_size) {
+    c->met = 0;
+    seek_ping(c, text + KEEP, size);
+    if (c->met == (int)ping_size) give(c, answer, answer_size);
+  }
   look(c, &greeting, &messages, text + KEEP, size);
 }
 
@@ -350,13 +369,12 @@ static void walk(conn *c, const char *data, size_t size) {
   while (size) {
     if (c->left) {
       size_t skip = size < c->left ? size : c->left;
-      if (c->met >= 0)
-        c->met = c->met + skip <= ping_size && !memcmp(ping + c->met, data, skip) ? c->met + (int)skip : -1;
 #ifdef DEFLATE
-      if (c->gathers) gather(c, data, skip);
+      if (c->gathers) gather(c, data, skip); else
 #endif
+      if (ping_size) seek_ping(c, data, skip);
       data += skip, size -= skip, c->left -= skip;
-      if (!c->left && c->met == (int)ping_size) give(c, answer, answer_size);
+      if (!c->left && ping_size && c->met == (int)ping_size) give(c, answer, answer_size);
 #ifdef DEFLATE
       if (!c->left) end_frame(c);
 #endif
@@ -369,7 +387,7 @@ static void walk(conn *c, const char *data, size_t size) {
     for (int k = 2; k < whole; k++) c->left = c->left << 8 | c->head[k];
     if ((c->head[0] & 15) == 8 && size > 1) c->code = (unsigned char)data[0] << 8 | (unsigned char)data[1];
     if ((c->head[0] & 15) == 9) pings++, give(c, "\x8a\x80\0\0\0", 6);
-    c->met = ping_size && c->left == ping_size ? 0 : -1;
+    c->met = 0;
     c->had = 0;
 #ifdef DEFLATE
     begin_frame(c);

@@ -217,15 +217,21 @@ def test_a_head_may_come_in_pieces(play: Plays) -> None:
     clients.check(1)
 
 
-def test_pings_are_answered(play: Plays) -> None:
+@pytest.mark.parametrize("compressing", [False, True])
+def test_pings_are_answered(play: Plays, compressing: bool) -> None:
+    play.compressing = compressing
     received: list[bytes] = []
+    # By itself, behind a message in one frame, and before one.
+    texts = (b"are you where", b"are you there", b'{"n":1}\nare you there', b'are you there\n{"n":2}')
+    asked = b"".join(frame(compressed(text), 0xC1) if compressing else frame(text) for text in texts)
+    answers = unmasked(b"here") * 3 + b"\x8a\x80\0\0\0\0"
 
     def part(connection: socket.socket) -> None:
-        connection.sendall(ACCEPTED)
+        connection.sendall(COMPRESSING if compressing else ACCEPTED)
         connection.recv(100)
-        connection.sendall(frame(b"are you where") + frame(b"are you there") + frame(b"", 0x89))
+        connection.sendall(asked + frame(b"", 0x89))
         said = b""
-        while len(said) < len(unmasked(b"here")) + 6:
+        while len(said) < len(answers):
             said += connection.recv(100)
         received.append(said)
         connection.sendall(frame(b"ready"))
@@ -233,7 +239,7 @@ def test_pings_are_answered(play: Plays) -> None:
 
     clients = play(part)
     clients.connect(clients.greet(range(1), ()))
-    assert received == [unmasked(b"here") + b"\x8a\x80\0\0\0\0"]
+    assert received == [answers]
 
 
 def test_who_is_cut_comes_back_with_what_it_was_told(play: Plays) -> None:
