@@ -100,6 +100,10 @@ class _Rest:
             awaited = came.throwExceptionIntoGenerator(work) if isinstance(came, Failure) else work.send(came)
         except StopIteration as end:
             self._results[place] = end.value
+            if isinstance(came, Failure) and came.value is not None:
+                # It was dealt with. In Python 3.12 the frames by which it came hold those that called them, and so this
+                # failure: a circle, as below.
+                came.value.__traceback__ = None
             del self._waiting[place]
             if not self._waiting and not self.done.called:
                 self.done.callback(None)

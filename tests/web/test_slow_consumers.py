@@ -24,7 +24,10 @@ LIMIT = 100_000
 #: As many publications as overfill every buffer on the way.
 MANY = 3_000
 
+# Who reads slowly answers no ping meanwhile, however long it takes here.
 CONFIG = """
+[heartbeat]
+interval = "1h"
 [delivery]
 slow_consumer = "{policy}"
 max_queue_size = {limit}
