@@ -702,6 +702,8 @@ int main(int argc, char **argv) {
       printf("ok\n");
     } else if (sscanf(line, "pong %127s %127s", word, ready_marker) == 2) {
       ping_size = from_hex(word, ping);
+      /* It is looked for in lines, and may end with one. */
+      if (ping_size && ping[ping_size - 1] == '\n') ping_size--;
       answer_size = from_hex(ready_marker, answer);
       printf("ok\n");
     } else if (sscanf(line, "keep %127s %d", word, &a) == 2 && a < KEEP) {

@@ -351,7 +351,7 @@ class Sockudo(Peer):
     )
     path = "/app/app-key?protocol=7"
     mark = '\\"sent\\":\\"'
-    ping = (b'{"event":"pusher:ping","data":{}}', masked(b'{"event":"pusher:pong","data":{}}'))
+    ping = (b'{"event":"pusher:ping"}', masked(b'{"event":"pusher:pong","data":{}}'))
     bare = 116
 
     @classmethod

@@ -90,11 +90,13 @@ class Plays:
 
     def __init__(self) -> None:
         self.compressing = False
+        self.ping = Scripted.ping
         self.ends: list[Callable[[], None]] = []
 
     def __call__(self, part: Callable[[socket.socket], None]) -> Clients:
         server = Scripted(part)
         server.compressing = self.compressing
+        server.ping = self.ping  # type: ignore[misc]
         self.ends.append(server.close)
         clients = Clients(server, self.addresses)
         self.ends.append(clients.close)
@@ -215,6 +217,26 @@ def test_a_head_may_come_in_pieces(play: Plays) -> None:
     clients = play(part)
     received(clients, 1)
     clients.check(1)
+
+
+def test_a_ping_may_be_a_line(play: Plays) -> None:
+    received: list[bytes] = []
+
+    def part(connection: socket.socket) -> None:
+        connection.sendall(ACCEPTED)
+        connection.recv(100)
+        connection.sendall(frame(b"MSG 1\r\nPING\r\n") + frame(b"PING\r\n"))
+        said = b""
+        while len(said) < 2 * len(unmasked(b"PONG\r\n")):
+            said += connection.recv(100)
+        received.append(said)
+        connection.sendall(frame(b"ready"))
+        connection.recv(100)
+
+    play.ping = (b"PING\r\n", unmasked(b"PONG\r\n"))
+    clients = play(part)
+    clients.connect(clients.greet(range(1), ()))
+    assert received == [unmasked(b"PONG\r\n") * 2]
 
 
 @pytest.mark.parametrize("compressing", [False, True])
