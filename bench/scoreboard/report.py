@@ -248,7 +248,7 @@ def summary(record: Record | None, page: str) -> str:
                 continue
             reached, target = verdict.reached, verdict.target
             brief = BRIEF[path.name if path.name in BRIEF else path.name.partition("-")[0]][language]
-            of = f"{target.peer} {record.versions[target.peer]}" if target.peer else "-"
+            of = named(record, target.peer) if target.peer else "-"
             interval = f"{reached.median:.2f} ({reached.low:.2f} - {reached.high:.2f})"
             name = f"{brief} ({target.figure})" if len(path.targets) > 1 and path.name != "fanout" else brief
             lines.append(f"| {name} | {of} | {interval} | {target.text()} | {verdict.word} |")
