@@ -188,7 +188,7 @@ class Http:
         return rest
 
     def _ended(self) -> bool:
-        """Return whether the server has ended the connection, as some do after each answer."""
+        """Return whether the server has ended the connection, as some do after less than a second of rest."""
         return bool(select.select([self._socket], [], [], 0)[0])
 
     def _read(self) -> bytes:

@@ -249,6 +249,7 @@ PATHS: tuple[Path, ...] = (
         {"cpu": "µs of CPU for a report"},
         ALONE,
         meters.progress,
+        notes=("where the server cannot keep that pace, reports come later: each round's record has the rate reached",),
     ),
     Path(
         "output",
