@@ -219,10 +219,12 @@ class Attack:
         octets, channels, began = place.store.octets(), place.store.channels(), time.monotonic()
         attacker.go_on(row, seconds or (USERS_TIME if row.user else STRANGERS_TIME), watch)
         growth = Growth(place.store.octets() - octets, place.store.channels() - channels, time.monotonic() - began)
+        # Counted before the last of them may be gone, and the vigil closes all.
+        sent = len(attacker.sockets)
         self._vigil.add(attacker, time.monotonic())
         fared = honest.fared()
         result = Result(
-            row, self._transport, self._engine, len(attacker.sockets), fared.sign_in, fared.output,
+            row, self._transport, self._engine, sent, fared.sign_in, fared.output,
             statistics.median(fared.waits or [float("inf")]), p99(fared.waits), peak - before, growth, None,
             fared.broken,
         )  # fmt: skip
