@@ -233,7 +233,7 @@ class Server:
         began = time.monotonic()
         with open(self.place / "log", "wb") as log:
             self.process = subprocess.Popen(
-                self.command(),
+                [*ENDS_WITH_US, *self.command()],
                 # As one that is installed: compiled once.
                 env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **self.environment()},
                 # Not in a tree: twistd would import what lies there.

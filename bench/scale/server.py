@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.measure import cpu
 from bench.scoreboard.quiet import session_of
-from bench.servers import API_KEY, ENDS_WITH_US, Http, PushServer, command
+from bench.servers import API_KEY, Http, PushServer, command
 
 #: Part of the workers' command lines.
 WORKER = "pushserver.app.workers.worker"
@@ -41,7 +41,7 @@ class WorkersServer(PushServer):
         words = super().command()
         (self.place / "pushserver.toml").write_text(CONFIG.format(most=self._most))
         limit = ("prlimit", f"--nofile={self._files}:{self._files}")
-        return [*ENDS_WITH_US, *limit, *words, "--workers", str(self.workers)]
+        return [*limit, *words, "--workers", str(self.workers)]
 
     @property
     def log(self) -> Path:
