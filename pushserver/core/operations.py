@@ -16,7 +16,7 @@ from pushserver.core.errors import Code
 from pushserver.core.inbox import Selection, Unread
 from pushserver.core.output import OutputKind
 from pushserver.core.positions import Position
-from pushserver.core.publication import Publication
+from pushserver.core.publication import Messages, Publication
 from pushserver.core.task import TaskState
 
 #: Channels of one request.
@@ -191,7 +191,7 @@ class Recovery(Struct, frozen=True):
     recovered: bool
     offset: int
     epoch: str
-    messages: tuple[Publication, ...] = ()
+    messages: Messages = Messages()
     more: bool = False
 
 

@@ -9,7 +9,9 @@ use the same encoder, but a codec for another protocol starts from the fields.
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -88,6 +90,26 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
         return (self.exclude_user is not None and self.exclude_user == user_id) or (
             self.exclude_connection is not None and self.exclude_connection == connection_id
         )
+
+
+T = TypeVar("T")
+
+
+class Messages(tuple[Publication, ...]):
+    """Messages in their order, which many may be told: what is found out about all of them, or made of them, is made
+    once, for as long as they are held."""
+
+    @cached_property
+    def _made(self) -> dict[Callable[[Messages], Any], Any]:  # Any: each of its maker's type
+        return {}
+
+    def once(self, make: Callable[[Messages], T]) -> T:
+        """Return what a function of a module makes of them."""
+        made = self._made
+        if make not in made:
+            made[make] = make(self)
+        found: T = made[make]
+        return found
 
 
 _encoder = msgspec.json.Encoder()

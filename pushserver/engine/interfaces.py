@@ -26,7 +26,7 @@ from pushserver.core.histogram import Histograms
 from pushserver.core.inbox import InboxChange, Selection, Unread
 from pushserver.core.output import NewOutput, OutputKind, Producer
 from pushserver.core.positions import BEGINNING, Position
-from pushserver.core.publication import Publication
+from pushserver.core.publication import Messages, Publication
 from pushserver.core.task import TaskState
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class HistoryPage(msgspec.Struct, frozen=True):
     page was ended by its limit of bytes. ``previous_epoch``: position 0 of this epoch still counts as 0 here.
     """
 
-    messages: list[Publication]
+    messages: Messages
     newest: Position
     floor: int
     more: bool = False

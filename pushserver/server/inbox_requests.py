@@ -10,7 +10,7 @@ from pushserver.core import operations
 from pushserver.core.errors import Conflict
 from pushserver.core.inbox import INBOXES, Selection
 from pushserver.core.positions import Position
-from pushserver.core.publication import Publication
+from pushserver.core.publication import Messages, Publication
 from pushserver.engine.interfaces import PAGE_BYTES, InboxOutcome, InboxPage
 from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection
@@ -47,9 +47,9 @@ class InboxRequests:
         taken = ReplyRoom(size=size).take(listing.messages)
         more = listing.more or len(taken) < len(listing.messages)
         if connection is not None:
-            taken = [message for message in taken if not message.excludes(user_id, connection.id)]
+            taken = Messages(message for message in taken if not message.excludes(user_id, connection.id))
             self._hub.send_now(INBOXES + user_id)
-        return operations.InboxRead(tuple(taken), more, listing.unread, listing.offset, listing.epoch)
+        return operations.InboxRead(taken, more, listing.unread, listing.offset, listing.epoch)
 
     async def read_all(self, user_id: str, before: Position | None, unread: bool) -> InboxPage:
         """Return what is kept, oldest first, as much as one reply has room for: all of it, or what lies ``before`` a

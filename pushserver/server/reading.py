@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +14,7 @@ from pushserver.core.channels import Kind
 from pushserver.core.errors import Code, Conflict, NotFound, Refused
 from pushserver.core.permissions import may_read_history, may_read_presence
 from pushserver.core.positions import Position
-from pushserver.core.publication import Publication
+from pushserver.core.publication import Messages, Publication
 from pushserver.core.tokens import Identity
 from pushserver.engine.interfaces import PAGE_BYTES, HistoryPage, InboxPage
 from pushserver.server.cluster import Cluster
@@ -134,7 +134,7 @@ class ReadRequests:
                 while len(kept) > limit or (size > octets and len(kept) > 1):
                     size -= size_of(kept.popleft())
             if not page.more:
-                return _as_history(page, list(reversed(kept)), len(kept) < min(limit, total))
+                return _as_history(page, tuple(reversed(kept)), len(kept) < min(limit, total))
 
     async def presence(self, identity: Identity, name: str) -> operations.PresenceRead:
         """Return who is present, for a user."""
@@ -176,5 +176,5 @@ def _user(user_id: str, connections: int, info: msgspec.Raw | None) -> dict[str,
     return user
 
 
-def _as_history(page: InboxPage, messages: list[Publication], more: bool) -> HistoryPage:
-    return HistoryPage(messages, Position(page.offset, page.epoch), 0, more, page.previous_epoch)
+def _as_history(page: InboxPage, messages: Sequence[Publication], more: bool) -> HistoryPage:
+    return HistoryPage(Messages(messages), Position(page.offset, page.epoch), 0, more, page.previous_epoch)

@@ -15,7 +15,7 @@ from pushserver.core.channels import Kind
 from pushserver.core.errors import NotFound, Unavailable
 from pushserver.core.operations import InboxOverflow, Recovery, Resync
 from pushserver.core.positions import NOWHERE, Position, base_of
-from pushserver.core.publication import Publication
+from pushserver.core.publication import Messages, Publication
 from pushserver.core.task import MAX_INTEGER
 from pushserver.engine.interfaces import HistoryPage, InboxPage, OutputPage
 from pushserver.server.channel import CatchUp
@@ -312,19 +312,20 @@ class Replay:
 
 def without_excluded(recovery: Recovery, connection: Connection) -> Recovery:
     """Return a recovery without what this connection shall not receive."""
-    user_id, connection_id = connection.user_id, connection.id
-    kept = [
-        m
-        for m in recovery.messages
-        if m.exclude_user is m.exclude_connection is None or not m.excludes(user_id, connection_id)
-    ]
-    return recovery if len(kept) == len(recovery.messages) else msgspec.structs.replace(recovery, messages=tuple(kept))
+    if not recovery.messages.once(_excludes_somebody):
+        return recovery
+    kept = Messages(m for m in recovery.messages if not m.excludes(connection.user_id, connection.id))
+    return recovery if len(kept) == len(recovery.messages) else msgspec.structs.replace(recovery, messages=kept)
+
+
+def _excludes_somebody(messages: Messages) -> bool:
+    return any(not m.exclude_user is m.exclude_connection is None for m in messages)
 
 
 def _told(
     since: Position,
     newest: Position,
-    taken: list[Publication],
+    taken: Messages,
     page: HistoryPage | InboxPage,
     limit: int | None = None,
     recovered: bool = True,
@@ -334,8 +335,8 @@ def _told(
     offset = newest.offset
     if more:
         offset = (taken[-1].offset or 0) if taken else since.offset
-    return Recovery(recovered, offset, newest.epoch, tuple(taken), more)
+    return Recovery(recovered, offset, newest.epoch, taken, more)
 
 
 def _joined(first: Recovery, second: Recovery) -> Recovery:
-    return msgspec.structs.replace(second, messages=first.messages + second.messages)
+    return msgspec.structs.replace(second, messages=Messages(first.messages + second.messages))

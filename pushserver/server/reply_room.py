@@ -10,7 +10,7 @@ from typing import Final
 
 from twisted.internet.defer import DeferredLock, DeferredSemaphore
 
-from pushserver.core.publication import Publication
+from pushserver.core.publication import Messages, Publication
 from pushserver.engine.interfaces import PAGE_BYTES
 from pushserver.server.connection import Connection
 
@@ -34,6 +34,10 @@ def size_of(message: Publication) -> int:
     if message.sender is not None:
         size += len(message.sender)
     return size if message.epoch is None else size + len(message.epoch)
+
+
+def _size_of_all(messages: Messages) -> int:
+    return sum(map(size_of, messages))
 
 
 class ReplyRoom:
@@ -86,8 +90,11 @@ class ReplyRoom:
         """So many bytes that are no messages go into the reply."""
         self.left = max(0, self.left - octets)
 
-    def take(self, messages: Sequence[Publication]) -> list[Publication]:
+    def take(self, messages: Sequence[Publication]) -> Messages:
         """Return the first of these messages, as many as there is room for; one always has room where none is yet."""
+        if isinstance(messages, Messages) and (size := messages.once(_size_of_all)) <= self.left:
+            self.left -= size
+            return messages
         taken: list[Publication] = []
         left = self.left
         for message in messages:
@@ -97,7 +104,7 @@ class ReplyRoom:
             left = left - size if size < left else 0
             taken.append(message)
         self.left = left
-        return taken
+        return Messages(taken)
 
 
 class LongReplies:

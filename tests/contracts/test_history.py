@@ -27,7 +27,7 @@ async def fill(node: RunningNode, retention: Retention, *values: int, channel: s
 async def test_an_empty_channel_has_an_epoch_that_the_first_message_keeps(nodes: Nodes) -> None:
     node = await nodes.start()
     page = await node.history.read("a", None, 10, False)
-    assert (page.messages, page.newest.offset, page.floor) == ([], 0, 0)
+    assert (page.messages, page.newest.offset, page.floor) == ((), 0, 0)
     assert page.newest.epoch
     assert (await node.history.read("a", None, 10, False)).newest == page.newest
     (published,) = await fill(node, Retention(10, 10 * nodes.unit), 1)
@@ -92,7 +92,7 @@ async def test_a_kept_message_comes_back_as_it_was_published(nodes: Nodes) -> No
     assert answer.offset is not None
     assert answer.epoch is not None
     page = await node.history.read("a", None, 10, False)
-    assert page.messages == [sent.positioned(answer.offset, answer.epoch)]
+    assert page.messages == (sent.positioned(answer.offset, answer.epoch),)
 
 
 async def test_what_is_cleared_is_gone_and_positions_go_on(nodes: Nodes) -> None:
@@ -106,7 +106,7 @@ async def test_what_is_cleared_is_gone_and_positions_go_on(nodes: Nodes) -> None
     await fill(node, retention, 1, channel="b")
     await other.history.clear("a")
     page = await node.history.read("a", 0, 10, False)
-    assert (page.messages, page.newest.offset, page.floor) == ([], 2, 2)
+    assert (page.messages, page.newest.offset, page.floor) == ((), 2, 2)
     assert page.newest.epoch == published[0].epoch
     assert (await node.history.read("b", 0, 10, False)).floor == 0
     (third,) = await fill(node, retention, 3)
@@ -141,7 +141,7 @@ async def test_what_is_past_its_age_is_never_shown_and_the_position_stays(nodes:
     assert (contents(page.messages), page.floor, page.newest) == ([3], 2, before.newest)
     await nodes.advance(6)
     page = await node.history.read("a", None, 10, True)
-    assert (page.messages, page.floor, page.newest) == ([], 3, before.newest)
+    assert (page.messages, page.floor, page.newest) == ((), 3, before.newest)
     (published,) = await fill(node, retention, 4)
     assert (published.offset, published.epoch) == (4, before.newest.epoch)
     page = await node.history.read("a", None, 10, False)
@@ -172,7 +172,7 @@ async def test_a_shorter_age_holds_once_its_own_messages_are_past_it(nodes: Node
     assert contents((await node.history.read("a", None, 10, False)).messages) == [1, 2, 3]
     await nodes.advance(11)
     page = await node.history.read("a", None, 10, False)
-    assert (page.messages, page.floor, page.newest.offset) == ([], 3, 3)
+    assert (page.messages, page.floor, page.newest.offset) == ((), 3, 3)
     await fill(node, Retention(100, 10 * nodes.unit), 4)
     page = await node.history.read("a", 3, 10, False)
     assert (contents(page.messages), page.floor) == ([4], 3)
@@ -193,7 +193,7 @@ async def test_history_and_its_positions_outlive_a_restart(nodes: Nodes) -> None
     await nodes.stop(node)
     node = await nodes.start()
     page = await node.history.read("a", None, 10, False)
-    assert (page.messages, page.newest, page.floor) == ([], before.newest, 5)
+    assert (page.messages, page.newest, page.floor) == ((), before.newest, 5)
     (published,) = await fill(node, retention, 6)
     assert (published.offset, published.epoch) == (6, before.newest.epoch)
 

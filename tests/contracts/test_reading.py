@@ -20,7 +20,7 @@ async def test_reading_a_name_never_written_leaves_nothing(nodes: Nodes) -> None
     before = nodes.backend.footprint()
     for n in range(20):
         page = await node.history.read(f"a{n}", None, 10, False)
-        assert (page.messages, page.newest.offset, page.floor, page.more) == ([], 0, 0, False)
+        assert (page.messages, page.newest.offset, page.floor, page.more) == ((), 0, 0, False)
         await node.history.read(f"a{n}", 5, 10, True)
         inbox = await node.inbox.read(f"u{n}", None, 10)
         assert (inbox.messages, inbox.offset, inbox.acked, inbox.lost, inbox.pending) == ([], 0, 0, 0, 0)

@@ -174,3 +174,17 @@ async def test_who_went_by_mistake_is_announced_here(rig: Rig) -> None:
         ("short:a", "presence_join", {"userId": "ann", "info": {"name": "Ann"}}),
         ("status:ann", "user_status", {"userId": "ann", "status": "online", "lastSeenAt": rig.now()}),
     ]
+
+
+async def test_who_comes_back_with_others_is_told_what_it_may_see_and_no_more(rig: Rig) -> None:
+    start = (await rig.engine.history.read("short:a", None, 0, False)).newest.epoch
+    await rig.execute("publish", channel="short:a", data="but for bob", excludeUser="bob")
+    await rig.execute("publish", channel="short:a", data="for all")
+    asked = [{"channel": "short:a", "since": {"offset": 0, "epoch": start}}]
+    told = {}
+    for user in ("ann", "bob", "eve"):
+        client = await rig.client(user)
+        reply = await client.ask("subscribe", channels=asked)
+        told[user] = [message["data"] for message in reply["data"]["results"]["short:a"]["messages"]]
+        assert "excludeUser" not in str(reply)
+    assert told == {"ann": ["but for bob", "for all"], "bob": ["for all"], "eve": ["but for bob", "for all"]}

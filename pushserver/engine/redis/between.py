@@ -9,6 +9,8 @@ import msgspec
 from pushserver.core.positions import Position
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pushserver.core.publication import Publication
 
 #: The largest offset that Lua's numbers hold exactly; there is nothing after it.
@@ -19,7 +21,7 @@ class Between(msgspec.Struct, frozen=True):
     """What lies after a position: messages in order, the newest position, whether nothing of it is gone, and whether
     the page is the last one."""
 
-    messages: list[Publication]
+    messages: Sequence[Publication]
     newest: Position
     complete: bool
     last: bool

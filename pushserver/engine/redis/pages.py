@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pushserver.core import output
 from pushserver.core.inbox import INBOXES, Unread
 from pushserver.core.positions import Position
+from pushserver.core.publication import Messages
 from pushserver.engine.interfaces import PAGE_BYTES, HistoryPage, InboxListing, InboxPage
 
 from .between import BEYOND, Between
@@ -56,7 +57,8 @@ class Pages:
             for offset, body, reason in damaged:
                 await self._quarantine.put("history", channel, key, body, reason, offset, entries)
             return await self.history(channel, since, limit, reverse, max_bytes)
-        return HistoryPage(messages, Position(newest, epoch), floor, bool(reply[4]), reply[3].decode() or None)
+        kept, previous = Messages(messages), reply[3].decode() or None
+        return HistoryPage(kept, Position(newest, epoch), floor, bool(reply[4]), previous)
 
     async def inbox(self, user_id: str, after: int | None, limit: int, max_bytes: int | None = None) -> InboxPage:
         """As `interfaces.IInbox.read`."""

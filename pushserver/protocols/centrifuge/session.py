@@ -20,7 +20,7 @@ from pushserver.core.errors import Close, Code, Invalid, PushError, Refused
 from pushserver.core.inbox import INBOXES
 from pushserver.core.operations import Recovery, SubscribeItem
 from pushserver.core.positions import BEGINNING, Position
-from pushserver.core.publication import Publication, body
+from pushserver.core.publication import Messages, Publication, body
 from pushserver.core.rate_limit import Hammering, Rates, TokenBucket
 from pushserver.core.task import TaskState
 from pushserver.core.tokens import NEVER
@@ -94,6 +94,14 @@ class Emulation(Struct, frozen=True):
     node: str
 
 
+def _told(kept: Messages) -> tuple[messages.Publication, ...]:
+    return tuple(map(told, kept))
+
+
+def _size_of_all(kept: Messages) -> int:
+    return sum(len(msgspec.json.encode(each)) for each in kept.once(_told))
+
+
 class _Beginnings:
     """What one reply may hold of what its channels begin with, and what follows it instead.
 
@@ -109,15 +117,12 @@ class _Beginnings:
         self._states = states
         self.pushes: list[Effect] = []
 
-    def take(self, publications: Iterable[messages.Publication]) -> bool:
-        """Return whether there is room for these, as they are in JSON, and take it."""
-        left = self._publications
-        for each in publications:
-            left -= len(msgspec.json.encode(each))
-            if left < 0:
-                return False
-        self._publications = left
-        return True
+    def take(self, octets: int) -> bool:
+        """Return whether there is room for publications of so many octets in JSON, and take it."""
+        left = self._publications - octets
+        if left >= 0:
+            self._publications = left
+        return left >= 0
 
     def take_state(self, state: Raw) -> bool:
         """Return whether there is room for a channel's state, and take it."""
@@ -511,10 +516,11 @@ class CentrifugeSession:
             return messages.SubscribeResult(expires=expires, ttl=ttl, data=state if begun.take_state(state) else UNSET)
         asked = request is not None and bool(request.recover)
         recovered = asked and result.recovered
-        missed = tuple(map(told, result.messages)) if recovered else ()
-        if not begun.take(missed):
+        missed: tuple[messages.Publication, ...] = ()
+        if recovered and begun.take(result.messages.once(_size_of_all)):
+            missed = result.messages.once(_told)
+        elif recovered:
             begun.pushes += map(self._push, result.messages)
-            missed = ()
         offset = result.offset
         if recovered and request is not None:
             # The client goes on from its own position, by each message that follows.

@@ -217,6 +217,10 @@ def _maybe(since: messages.Since | None) -> Position | None:
     return None if since is None else _position(since)
 
 
+def _encoded(kept: publication.Messages) -> msgspec.Raw:
+    return msgspec.Raw(messages.encode([*map(messages.shown, kept)]))
+
+
 def result(value: operations.Result) -> Any:
     """One channel's part of a subscription's answer."""
     match value:
@@ -227,7 +231,7 @@ def result(value: operations.Result) -> Any:
                 "recovered": recovered,
                 "offset": offset,
                 "epoch": epoch,
-                "messages": [*map(messages.shown, kept)],
+                "messages": kept.once(_encoded),
             }
         case operations.UserStatus():
             return {"status": value}

@@ -10,13 +10,17 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from twisted.python.failure import Failure
 
 from pushserver.core.positions import Position, recovered
+from pushserver.core.publication import Messages, encode
 from pushserver.engine.embedded.operations import KeepPublication, Sweep
 from pushserver.engine.embedded.rows import history as histories
+from pushserver.engine.embedded.rows import pages
+from pushserver.engine.embedded.store import Store
 from pushserver.engine.interfaces import HistoryPage, Retention
 
-from .stores import Asking, OpenStore, contents, publication
+from .stores import Asking, Failing, OpenStore, contents, publication
 
 CHANNELS = ("a", "b")
 
@@ -158,5 +162,66 @@ def test_a_retention_of_nothing_keeps_the_position_only(tmp_path: Path) -> None:
     page = opened.do(
         Asking(lambda store: store.histories.read(store.connection, store.now, "a", None, 9, False), channel="a")
     )
-    assert (page.messages, page.newest.offset, page.floor) == ([], 3, 3)
+    assert (page.messages, page.newest.offset, page.floor) == ((), 3, 3)
     opened.close()
+
+
+def _reading(since: int | None, limit: int = 9) -> Asking:
+    return Asking(
+        lambda store: store.histories.read(store.connection, store.now, "a", since, limit, False), channel="a"
+    )
+
+
+def _keep(*texts: str) -> list[KeepPublication]:
+    return [KeepPublication(publication("a", text), Retention(3, 100), None) for text in texts]
+
+
+def test_who_asks_for_the_same_page_is_given_the_same_messages(tmp_path: Path) -> None:
+    opened = OpenStore(tmp_path)
+    opened.batch(*_keep("a", "b", "c"))
+    first = opened.do(_reading(1))
+    again, before, fewer = opened.batch(_reading(1), _reading(0), _reading(1, 1))
+    assert again == first
+    assert again.messages is first.messages
+    assert [contents(page.messages) for page in (first, before, fewer)] == [["b", "c"], ["a", "b", "c"], ["b"]]
+    during, *_, after = opened.batch(_reading(1), *_keep("d", "e"), _reading(1))
+    assert (contents(during.messages), during.newest.offset) == (["b", "c"], 3)
+    assert (contents(after.messages), after.newest.offset, after.floor) == (["c", "d", "e"], 5, 2)
+    opened.now += 101
+    assert opened.do(_reading(1)).messages == ()
+    opened.close()
+
+
+def test_a_page_of_a_batch_that_was_taken_back_is_not_given(tmp_path: Path) -> None:
+    opened = OpenStore(tmp_path)
+    opened.batch(*_keep("before"))
+    read: list[HistoryPage] = []
+
+    def fail_after_a_read(store: Store) -> None:
+        gone = encode(publication("a", "gone"))
+        store.histories.append(store.connection, store.now, "a", Retention(3, 100), gone)
+        read.append(store.histories.read(store.connection, store.now, "a", 0, 9, False))
+        raise ValueError("a mistake")
+
+    (failure,) = opened.batch(Failing(fail_after_a_read))
+    assert isinstance(failure, Failure)
+    assert contents(read[0].messages) == ["before", "gone"]
+    opened.batch(*_keep("kept"))
+    assert contents(opened.do(_reading(0)).messages) == ["before", "kept"]
+    opened.close()
+
+
+def test_pages_hold_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "_OCTETS", 10_000)
+    recent = pages.RecentPages()
+    page = HistoryPage(Messages(), Position(0, "e"), 0)
+    recent.put("too large", page, 10_000)
+    for number in range(4):
+        recent.put(number, page, 1_000)
+    assert recent.get(0) is page
+    recent.put(4, page, 1_000)
+    assert [number for number in range(5) if recent.get(number) is page] == [0, 2, 3, 4]
+    assert recent.get("too large") is None
+    recent.clear()
+    recent.put(5, page, 8_000)
+    assert recent.get(5) is page

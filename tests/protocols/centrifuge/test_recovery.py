@@ -12,7 +12,7 @@ from msgspec import Raw
 from pushserver.core import operations, positions
 from pushserver.core.effects import Effect, Perform, Send
 from pushserver.core.positions import Position
-from pushserver.core.publication import Publication
+from pushserver.core.publication import Messages, Publication
 from pushserver.protocols.centrifuge.session import MAX_PINGS, MAX_RECOVERED
 from tests.protocols.centrifuge.sdk import LANGUAGES
 
@@ -81,7 +81,7 @@ class History:
         missed = self.messages[since.offset :]
         now, later = missed[:page], missed[page:]
         reached = since.offset + len(now)
-        return operations.Recovery(True, reached, newest.epoch, tuple(now), bool(later)), later
+        return operations.Recovery(True, reached, newest.epoch, Messages(now), bool(later)), later
 
 
 class Follower:

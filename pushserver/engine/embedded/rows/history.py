@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from pushserver.core.positions import Position
+from pushserver.core.publication import Messages
 from pushserver.engine.embedded.database import read_rows, take_rows, write_rows
 from pushserver.engine.embedded.epochs import CARRY
 from pushserver.engine.interfaces import POSITION_TTL, HistoryPage, Retention
 
+from .pages import RecentPages
 from .quarantine import read_publications
 
 if TYPE_CHECKING:
@@ -88,8 +90,10 @@ class Histories:
         self._rows: list[tuple[int, int, int, int, bytes]] = []
         self._trimmed: dict[int, int] = {}
         self._changed: dict[str, HistoryHead] = {}
+        self._pages = RecentPages()
 
     def forget(self) -> None:
+        self._pages.clear()
         self._heads.clear()
         self._absent.clear()
         self._rows.clear()
@@ -228,14 +232,21 @@ class Histories:
         head = self._head(connection, now, name)
         if head is None:
             base = self._epochs.current(_KIND, name, now)
-            previous = self._epochs.previous(_KIND, name, base, now)
-            return HistoryPage([], Position(offset=0, epoch=self._epochs.full(base)), 0, previous_epoch=previous)
+            newest, previous = Position(0, self._epochs.full(base)), self._epochs.previous(_KIND, name, base, now)
+            return HistoryPage(Messages(), newest, 0, previous_epoch=previous)
         self._flush_rows(connection)
         first, last = head.floor + 1, head.newest
         if reverse and since is not None:
             last = min(last, since - 1)
         elif since is not None:
             first = max(first, since + 1)
+        epoch = self._epochs.full(head.base)
+        newest, floor = Position(head.newest, epoch), max(head.floor, head.damaged)
+        previous = self._epochs.previous(_KIND, name, head.base, now)
+        # All that decides which rows are found: for as long as it is kept, a row of an offset and epoch never changes.
+        asked = (head.channel, epoch, first, last, limit, reverse, max_bytes, head.damaged)
+        if (known := self._pages.get(asked)) is not None:
+            return HistoryPage(known.messages, newest, floor, known.more, previous)
         order = "DESC" if reverse else "ASC"
         rows: list[tuple[int, bytes]] = []
         more = False
@@ -246,7 +257,6 @@ class Histories:
                 (head.channel, first, last, limit),
             )
             rows, more = take_rows(found, max_bytes)
-        epoch = self._epochs.full(head.base)
         messages, damaged = read_publications(rows, epoch)
         if damaged:
             for offset, body, reason in damaged:
@@ -255,13 +265,9 @@ class Histories:
                 head.damaged = max(head.damaged, offset)
             self._changed[name] = head
             return self.read(connection, now, name, since, limit, reverse, max_bytes)
-        return HistoryPage(
-            messages,
-            Position(offset=head.newest, epoch=epoch),
-            max(head.floor, head.damaged),
-            more,
-            self._epochs.previous(_KIND, name, head.base, now),
-        )
+        page = HistoryPage(Messages(messages), newest, floor, more, previous)
+        self._pages.put(asked, page, sum(len(body) for _, body in rows))
+        return page
 
     def locate(self, connection: sqlite3.Connection, now: int, name: str, since: Position) -> Position | None:
         """As `interfaces.IHistory.locate`."""
@@ -277,6 +283,7 @@ class Histories:
             self._flush_rows(connection)
             self._trim(head, head.newest)
             head.counted_from = head.written
+            self._pages.clear()
 
     @staticmethod
     def carry(connection: sqlite3.Connection) -> None:
