@@ -177,7 +177,8 @@ class KeySource(Protocol):
     """Where the keys come from that a token may have been signed with."""
 
     def candidates(self, algorithm: str, key_id: str | None) -> Sequence[Any]:
-        """The keys for this algorithm and, where both the token and a key have one, this key id."""
+        """The keys for this algorithm and, where both the token and a key have one, this key id; as PyJWT prepares them
+        (`jwt.algorithms.Algorithm.prepare_key`)."""
 
 
 class Keys:
@@ -528,12 +529,8 @@ def _payload(token: str, algorithm: str, candidates: Sequence[Any]) -> bytes:
     signed, _, signature = token.encode("ascii").rpartition(b".")
     payload, proof = _octets(signed.partition(b".")[2]), _octets(signature)
     method = _signatures.get_algorithm_by_name(algorithm)
-    for key in candidates:
-        try:
-            if method.verify(signed, method.prepare_key(key), proof):
-                return payload
-        except jwt.InvalidKeyError:
-            continue
+    if any(method.verify(signed, key, proof) for key in candidates):
+        return payload
     raise _invalid("wrong signature")
 
 

@@ -182,14 +182,16 @@ class Hub:
             self._followed(name)
         elif channel.refused is not None:
             self._subscribe(channel)
-        if name.startswith(INBOXES):
+        if channel.inbox:
             connection.inbox_reached = None
         if channel.catching_up is None:
             channel.catching_up = {}
-        gathered = channel.gathered_for(connection) if keeping else []
-        loses = channel.spreading is not None if keeping else channel.batches is not None
-        interrupts = (loses and connection in channel.followers) or connection in channel.catching_up
-        channel.dismiss(connection)
+        gathered: list[Publication] = []
+        interrupts = connection in channel.catching_up
+        if connection in channel.followers:
+            gathered = channel.gathered_for(connection) if keeping else []
+            interrupts = interrupts or (channel.spreading if keeping else channel.batches) is not None
+            channel.dismiss(connection)
         catchup = channel.catching_up[connection] = CatchUp(channel, connection, interrupts=interrupts)
         for publication in gathered:
             catchup.hold(publication)

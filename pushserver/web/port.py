@@ -98,14 +98,17 @@ def parse_head(octets: bytes) -> Head:
         raise Invalid("the request line is not HTTP/1.1")
     if _FIELDS.fullmatch(octets, end) is None:
         raise Invalid("a header line without a name, or with a control character")
-    headers: dict[str, list[str]] = {}
+    headers: dict[str, str] = {}
+    hosts: list[str] = []
     for line in octets[end + 2 :].decode("latin-1").split("\r\n") if end < len(octets) else ():
         name, _, value = line.partition(":")
-        headers.setdefault(name.lower(), []).append(value.strip(" \t"))
-    method, target, version = (word.decode("latin-1") for word in words)
-    check_hosts(headers.get("host", []), version)
-    target = origin_form(target, headers.get("host", [""])[0])
-    return Head(method, target, {name: ", ".join(values) for name, values in headers.items()}, version)
+        name, value = name.lower(), value.strip(" \t")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        if name == "host":
+            hosts.append(value)
+    method, target, version = octets[:end].decode("latin-1").split(" ")
+    check_hosts(hosts, version)
+    return Head(method, origin_form(target, hosts[0] if hosts else ""), headers, version)
 
 
 def check_hosts(hosts: list[str], version: str) -> None:

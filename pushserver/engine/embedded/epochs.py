@@ -18,6 +18,8 @@ from pushserver.engine.interfaces import EPOCH_GRACE, EPOCH_PERIOD
 
 #: So many moves of the generation are remembered.
 MOVES: Final = 8
+#: So many bases are remembered.
+BASES: Final = 1_024
 #: What is kept of a name's newest offsets when the generation moved on, the last move first (``carried``), where this
 #: is the newest one now: `MOVES` of at most 16 digits, and some.
 CARRY: Final = "substr({} || ' ' || carried, 1, 160)"
@@ -31,9 +33,13 @@ class Epochs:
         self._generation = ""
         #: the generations before, the newest first
         self._before: tuple[str, ...] = ()
+        #: bases that were derived lately: those of a period are asked for again and again
+        self._bases: dict[tuple[str, str, int], str] = {}
 
     def load(self, secret: bytes, generation: str, before: str | None) -> None:
         """Take the secret of the open store, its generation, and those before, as `life` gives them."""
+        if secret != self._secret:
+            self._bases.clear()
         self._secret, self._generation = secret, generation
         self._before = () if before is None else tuple(before.split(","))
 
@@ -56,8 +62,14 @@ class Epochs:
         return _joined(self._generation, base)
 
     def _base(self, kind: str, name: str, period: int) -> str:
-        text = f"epoch:{period}:{kind}:{name}".encode("utf-8", "surrogatepass")
-        return hmac.digest(self._secret, text, "sha256").hex()[:16]
+        known = self._bases.get((kind, name, period))
+        if known is None:
+            text = f"epoch:{period}:{kind}:{name}".encode("utf-8", "surrogatepass")
+            known = hmac.digest(self._secret, text, "sha256").hex()[:16]
+            if len(self._bases) >= BASES:
+                del self._bases[next(iter(self._bases))]
+            self._bases[kind, name, period] = known
+        return known
 
     def lasting(self, kind: str, *parts: object) -> str:
         """Return the base of what is told apart from everything before it by these, at whatever time."""
