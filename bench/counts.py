@@ -45,7 +45,7 @@ PARTS: Parts = {
     "token": r"/pushserver/server/(auth|jwks|revocations)|/pushserver/core/tokens|/jwt/",
     "presence, heartbeat": r"/pushserver/server/(presence|present|heartbeat|user_places|peers)",
     "signing in: inbox, tasks": r"/pushserver/server/(sign_in|backlog|inbox|tasks|outputs|reading|resumption)",
-    "replay": r"/pushserver/server/(replay|reply_room)|/pushserver/core/publication",
+    "replay": r"/pushserver/server/(replay|reply_room|shared_reads)|/pushserver/core/publication",
     "subscriptions": r"/pushserver/server/(subscriptions|hub|channel|fanout|client_requests|publishing)"
     r"|/pushserver/core/(channels|permissions|positions)",
     "limits, counters, clocks": r"/pushserver/(?!server/concurrency)",
@@ -203,6 +203,7 @@ VISITS: Mapping[str, Visit] = {
     "sign-in": Visit(False, THREE),
     "sign-in-redis": Visit(True, THREE),
     "recovery": Visit(False, ("log:a",), 100),
+    "recovery-redis": Visit(True, ("log:a",), 100),
 }
 
 

@@ -26,6 +26,7 @@ from pushserver.server.hub import Hub
 from pushserver.server.publishing import Publishing
 from pushserver.server.reply_room import SHORT_REPLY, ReplyRoom
 from pushserver.server.resumption import InboxStart, start_of_inbox
+from pushserver.server.shared_reads import SharedReads
 from pushserver.server.user_turns import UserTurns
 
 if TYPE_CHECKING:
@@ -61,16 +62,16 @@ class Replay:
         self._clock = clock
         self._replayed = replayed
         self._reading = UserTurns(clock, READING)
+        self._pages = SharedReads[HistoryPage]()
 
     async def history(self, channel: str, since: Position | None, size: int, room: ReplyRoom | None = None) -> Recovery:
         """How a subscription of a channel with history begins: what has no room in the reply follows (`rest`)."""
         if since is None:
-            newest = (await self._engine.history.read(channel, None, 0, False)).newest
+            newest = (await self._page(channel, None, 0)).newest
             return Recovery(False, newest.offset, newest.epoch)
-        read = self._engine.history.read
         room = room or ReplyRoom()
         async with room.places:
-            page = await read(channel, since.offset, size, False, room.page)
+            page = await self._page(channel, since.offset, size, room.page)
             newest, earlier = page.newest, since
             since = page.current(since)
             # More may be kept than is read, where the namespace kept more before.
@@ -86,12 +87,18 @@ class Replay:
         async with room.rest:
             if not room.left:
                 return told
-            page = await read(channel, told.offset, size, False, room.left)
+            page = await self._page(channel, told.offset, size, room.left)
             reached = Position(told.offset, newest.epoch)
             if not positions.recovered(reached, page.newest, page.floor):
                 # The rest is read once more where it is sent, and the loss told there.
                 return told
             return _joined(told, _told(reached, page.newest, room.take(page.messages), page, size))
+
+    async def _page(self, channel: str, after: int | None, limit: int, octets: int | None = None) -> HistoryPage:
+        """Read a page of what a channel keeps, as `IHistory.read`, with all who ask for the same one meanwhile. It is
+        read after this call, and so after `Hub.begin`: nothing falls between the two."""
+        asked = (channel, after, limit, octets)
+        return await self._pages.read(asked, lambda: self._engine.history.read(channel, after, limit, False, octets))
 
     async def _stands(self, channel: str, since: Position, newest: Position) -> bool:
         """Return whether a position of an earlier epoch is of the same data."""

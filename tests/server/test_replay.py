@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import pytest_twisted
-from twisted.internet.defer import fail
+from twisted.internet.defer import Deferred, fail
 
 from pushserver.core import errors
 from pushserver.core.positions import Position
@@ -188,3 +189,38 @@ async def test_who_comes_back_with_others_is_told_what_it_may_see_and_no_more(ri
         told[user] = [message["data"] for message in reply["data"]["results"]["short:a"]["messages"]]
         assert "excludeUser" not in str(reply)
     assert told == {"ann": ["but for bob", "for all"], "bob": ["for all"], "eve": ["but for bob", "for all"]}
+
+
+async def test_who_comes_while_another_reads_misses_nothing_that_is_published_between(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = {"offset": 0, "epoch": (await rig.engine.history.read("short:a", None, 0, False)).newest.epoch}
+    await rig.execute("publish", channel="short:a", data="first")
+    users = [await rig.client(user) for user in ("ann", "bob", "eve")]
+    read, answers = rig.engine.history.read, list[Deferred[None]]()
+
+    def read_now_and_answer_later(*asked: Any) -> Deferred[Any]:
+        found = read(*asked)
+        answers.append(Deferred())
+        return answers[-1].addCallback(lambda _: found)
+
+    monkeypatch.setattr(rig.engine.history, "read", read_now_and_answer_later)
+    asked = [{"channel": "short:a", "since": start}]
+    users[0].send("subscribe", 1, channels=asked)
+    await rig.until_idle()
+    await rig.execute("publish", channel="short:a", data="second")
+    for user in users[1:]:
+        user.send("subscribe", 1, channels=asked)
+    await rig.until_idle()
+    assert len(answers) == 1
+    for number in range(2):
+        answers[number].callback(None)
+        await rig.until_idle()
+    assert len(answers) == 2
+    told = []
+    for user in users:
+        kept = [reply["data"]["results"]["short:a"]["messages"] for reply in user.all if reply.get("id") == 1]
+        told.append(
+            ([message["data"] for page in kept for message in page], [m["data"] for m in user.pushes("message")])
+        )
+    assert told == [(["first"], ["second"]), (["first", "second"], []), (["first", "second"], [])]

@@ -266,7 +266,8 @@ class Histories:
             self._changed[name] = head
             return self.read(connection, now, name, since, limit, reverse, max_bytes)
         page = HistoryPage(Messages(messages), newest, floor, more, previous)
-        self._pages.put(asked, page, sum(len(body) for _, body in rows))
+        if rows:
+            self._pages.put(asked, page, sum(len(body) for _, body in rows))
         return page
 
     def locate(self, connection: sqlite3.Connection, now: int, name: str, since: Position) -> Position | None:
