@@ -1,5 +1,6 @@
 """The whole server beside its peers, beside what it was at a commit (``compare``), or beside today's (``scoreboard``);
-or with tens of thousands of connections on one machine (``scale``); or what a client costs it in calls (``counts``).
+or with tens of thousands of connections on one machine (``scale``); or what a client or a request costs it in calls
+(``counts``).
 
 python -m bench [--only NAME]… [--rounds N] [--json FILE] [--plot DIR]
 python -m bench compare COMMIT [FIGURE ...] [--rounds N] [--seed N]

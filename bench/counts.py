@@ -1,8 +1,9 @@
 """python -m bench counts [PATH ...] [--clients N] [--instructions] [--functions N]
 
-What the coming of a client costs, in counts: other work on the machine does not move them much. Calls of the server's
-main thread, of Python's functions and of C's, by part of the program (cProfile); or with ``--instructions`` those of
-the whole process outside of the kernel (callgrind, which valgrind brings). Each beside Twisted and Autobahn alone.
+What the coming of a client costs, or a request that publishes, in counts: other work on the machine does not move them
+much. Calls of the server's main thread, of Python's functions and of C's, by part of the program (cProfile); or with
+``--instructions`` those of the whole process outside of the kernel (callgrind, which valgrind brings). Each beside the
+libraries alone: Twisted and Autobahn, or twisted.web, with txredisapi where Redis is asked.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from bench.scoreboard.meters import QUICK, REST, THREE, Stage
 from bench.scoreboard.peers import Ours, Peer, Positions, TwistedAndAutobahn
 from bench.servers import PEERS
+from tools.trees import ROOT
 
 #: A function, as cProfile names it: its file, its line and its name.
 Function = tuple[str, int, str]
@@ -50,11 +52,24 @@ PARTS: Parts = {
     r"|/pushserver/core/(channels|permissions|positions)",
     "limits, counters, clocks": r"/pushserver/(?!server/concurrency)",
 }
+#: The same for a request over a connection that is kept.
+PARTS_OF_REQUESTS: Parts = {
+    "Redis": PARTS["Redis"],
+    "embedded engine": PARTS["embedded engine"],
+    "twisted.web": r"/twisted/web/|/twisted/protocols/",
+    "socket, reactor": r"/twisted/internet/(?!defer)|/twisted/python/",
+    "head, body, answer": r"/bench/peers/|/pushserver/web/(?!api|calls|reach|parameters)",
+    "the call": r"/pushserver/web/|/pushserver/server/backend_commands",
+    "publishing": r"/pushserver/(?!server/concurrency)",
+}
 #: What is told besides: it runs everywhere.
 DEFERREDS: Parts = {"Deferreds and coroutines": r"/twisted/internet/defer|/pushserver/server/concurrency"}
 REST_OF_ALL = "everything else"
 #: How many calls of what is in no part may stand between a part and what is counted for it.
 DEEPEST = 20
+#: Connections over which requests come, and how many come before any is counted.
+CONNECTIONS = 4
+WARM = 200
 
 
 def part_of(file: str, parts: Parts = PARTS) -> str | None:
@@ -168,6 +183,31 @@ class InstrumentedFloor(_Instrumented, TwistedAndAutobahn):
     pass
 
 
+class TwistedWeb(Peer):
+    """What a request stands on, with our part taken out; where Redis is asked, txredisapi with one script."""
+
+    name = "twisted.web"
+    configuration = "Twisted's Site, and a resource whose answer is ready, or is once Redis has answered one script"
+    is_floor = True
+    publish_path = Ours.publish_path
+    headers = Ours.headers
+    bare = Ours.bare
+
+    def command(self) -> list[str]:
+        return [sys.executable, str(PEERS / "web_floor.py"), f"tcp:{self.port}:interface=127.0.0.1", self.redis]
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "PYTHONPATH": str(ROOT)}
+
+
+class ProfiledWeb(_Profiled, TwistedWeb):
+    pass
+
+
+class InstrumentedWeb(_Instrumented, TwistedWeb):
+    pass
+
+
 # -- the visits -------------------------------------------------------------------------------------------------------
 
 
@@ -178,6 +218,11 @@ class Visit:
     redis: bool
     channels: tuple[str, ...]
     missed: int = 0
+    what: ClassVar[str] = "client"
+    alone: ClassVar[str] = TwistedAndAutobahn.name
+    parts: ClassVar[Parts] = PARTS
+    profiled: ClassVar[tuple[type[_Counted], type[_Counted]]] = (ProfiledOurs, ProfiledFloor)
+    instrumented: ClassVar[tuple[type[_Counted], type[_Counted]]] = (InstrumentedOurs, InstrumentedFloor)
 
     def take(self, kind: type[_Counted], clients: int, read: Callable[[Path], Counted]) -> Counted:
         """Let so many come to a warm server; return what was counted meanwhile."""
@@ -199,30 +244,60 @@ class Visit:
             return read(server.end())
 
 
-VISITS: Mapping[str, Visit] = {
+@dataclass(frozen=True, slots=True)
+class Publications:
+    """Requests that publish into a history, over connections that are kept, one at a time on each."""
+
+    redis: bool
+    what: ClassVar[str] = "request"
+    alone: ClassVar[str] = TwistedWeb.name
+    parts: ClassVar[Parts] = PARTS_OF_REQUESTS
+    profiled: ClassVar[tuple[type[_Counted], type[_Counted]]] = (ProfiledOurs, ProfiledWeb)
+    instrumented: ClassVar[tuple[type[_Counted], type[_Counted]]] = (InstrumentedOurs, InstrumentedWeb)
+
+    def take(self, kind: type[_Counted], requests: int, read: Callable[[Path], Counted]) -> Counted:
+        """Let so many come to a warm server; return what was counted meanwhile."""
+        with ExitStack() as stack:
+            stage = Stage(stack, QUICK)
+            server = stage.server(kind, self.redis)
+            assert isinstance(server, _Counted)
+            posts = stage.posts(server, CONNECTIONS)
+            for count in (WARM, requests):
+                first = time.monotonic_ns() // 1000
+                posts.prepare(server.request(f"log:own-{n % CONNECTIONS}", f"{first + n:016d}") for n in range(count))
+                if count == requests:
+                    server.begin()
+                posts.post()
+            time.sleep(REST)
+            return read(server.end())
+
+
+VISITS: Mapping[str, Visit | Publications] = {
     "sign-in": Visit(False, THREE),
     "sign-in-redis": Visit(True, THREE),
     "recovery": Visit(False, ("log:a",), 100),
     "recovery-redis": Visit(True, ("log:a",), 100),
+    "publish": Publications(redis=False),
+    "publish-redis": Publications(redis=True),
 }
 
 
 # -- the tables -------------------------------------------------------------------------------------------------------
 
 
-def table(title: str, ours: Calls, floor: Calls, clients: int) -> Iterator[str]:
-    """Yield the lines of a table: the calls of each part for a client, the most first."""
-    parts, alone = shares(ours), shares(floor)
+def table(title: str, ours: Calls, floor: Calls, times: int, visit: Visit | Publications) -> Iterator[str]:
+    """Yield the lines of a table: the calls of each part for a client or a request, the most first."""
+    parts, alone = shares(ours, visit.parts), shares(floor, visit.parts)
     total = sum(parts.values())
-    least = sum(alone.values()) / clients
-    yield f"{title}: {total / clients:.0f} calls for a client; Twisted and Autobahn alone: {least:.0f}"
+    least = sum(alone.values()) / times
+    yield f"{title}: {total / times:.0f} calls for a {visit.what}; {visit.alone} alone: {least:.0f}"
     for part, number in parts.most_common():
-        beside = f"{alone[part] / clients:.0f}" if alone[part] else "-"
-        yield f"  {part:28}{number / clients:7.0f}{number / total:7.0%}{beside:>7}"
-    apart = shares(ours, {**DEFERREDS, **PARTS})
+        beside = f"{alone[part] / times:.0f}" if alone[part] else "-"
+        yield f"  {part:28}{number / times:7.0f}{number / total:7.0%}{beside:>7}"
+    apart = shares(ours, {**DEFERREDS, **visit.parts})
     for part in DEFERREDS:
         number = apart[part]
-        yield f"  of all: {part:20}{number / clients:7.0f}{number / total:7.0%}"
+        yield f"  of all: {part:20}{number / times:7.0f}{number / total:7.0%}"
 
 
 def functions(ours: Calls, clients: int, many: int) -> Iterator[str]:
@@ -236,7 +311,7 @@ def main(words: list[str]) -> int:
         prog="python -m bench counts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("paths", nargs="*", metavar="PATH", help=f"of {', '.join(VISITS)} (default: all)")
-    options.add_argument("--clients", type=int, default=100)
+    options.add_argument("--clients", type=int, default=100, help="or requests")
     options.add_argument("--instructions", action="store_true")
     options.add_argument("--functions", type=int, default=0, help="those that are called the most")
     given = options.parse_args(words)
@@ -246,12 +321,12 @@ def main(words: list[str]) -> int:
     for name in given.paths or VISITS:
         visit, clients = VISITS[name], given.clients
         if given.instructions:
-            counted = [visit.take(kind, clients, read_instructions) for kind in (InstrumentedOurs, InstrumentedFloor)]
+            counted = [visit.take(kind, clients, read_instructions) for kind in visit.instrumented]
             ours, floor = (number / clients / 1e6 for number in counted)
-            print(f"{name}: {ours:.2f} million instructions for a client; Twisted and Autobahn alone: {floor:.2f}")
+            print(f"{name}: {ours:.3f} million instructions for a {visit.what}; {visit.alone} alone: {floor:.3f}")
         else:
-            calls = visit.take(ProfiledOurs, clients, read_calls)
-            print("\n".join(table(name, calls, visit.take(ProfiledFloor, clients, read_calls), clients)))
+            calls, alone = (visit.take(kind, clients, read_calls) for kind in visit.profiled)
+            print("\n".join(table(name, calls, alone, clients, visit)))
             print("\n".join(functions(calls, clients, given.functions)))
         sys.stdout.flush()
     return 0

@@ -9,6 +9,7 @@ import pytest
 from bench.counts import (
     DEFERREDS,
     PARTS,
+    PARTS_OF_REQUESTS,
     REST_OF_ALL,
     VISITS,
     Calls,
@@ -57,10 +58,11 @@ def test_every_module_of_the_server_is_in_a_part_and_every_part_has_modules() ->
     found = {part_of(file) for file in modules if not file.endswith("/server/concurrency.py")}
     assert None not in found
     assert found == set(PARTS)
+    assert {part_of(file, PARTS_OF_REQUESTS) for file in modules} >= {"head, body, answer", "the call", "publishing"}
 
 
 def test_a_table_has_the_calls_of_one_client() -> None:
-    assert list(table("sign-in", CALLS, {HUB: (4, {})}, clients=2)) == [
+    assert list(table("sign-in", CALLS, {HUB: (4, {})}, 2, VISITS["sign-in"])) == [
         "sign-in: 14 calls for a client; Twisted and Autobahn alone: 2",
         "  subscriptions                    12    85%      2",
         "  token                             2    11%      -",
