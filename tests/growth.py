@@ -43,6 +43,7 @@ from pushserver.web import (
     emulation,
     event_ids,
     handshake,
+    known_heads,
     places,
     port,
     proxy_protocol,
@@ -298,6 +299,16 @@ PARSERS: dict[str, Parser] = {
             repeat(b" ", b"GET"),
             repeat(b"\r\n"),
             repeat(b"\r"),
+        ),
+    ),
+    "repeated head": Parser(
+        ("web.known_heads.read_whole", "web.known_heads._LENGTH"),
+        known_heads.read_whole,
+        (
+            repeat(b"\r\n", b"POST / HTTP/1.1"),
+            repeat(b"\r\ncontent-length: 1"),
+            repeat(b"9", b"\r\ncontent-length: "),
+            repeat(b"\r", b"\r\nContent-Length: 9\r\n"),
         ),
     ),
     "proxy header": Parser(

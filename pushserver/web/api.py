@@ -38,7 +38,7 @@ from pushserver.server.cluster import Target, with_unanswered
 from pushserver.server.explanation import Explainer
 from pushserver.server.reading import ReadRequests
 from pushserver.server.tasks import Tasks
-from pushserver.web.calls import Calls, WrongMethod
+from pushserver.web.calls import Calls, WrongMethod, is_gone
 from pushserver.web.context import Context
 from pushserver.web.http import (
     BoundedRequest,
@@ -305,31 +305,31 @@ class Api(Calls["Route"]):
         if reach is not None:
             reach.check(channels)
 
-    async def _answer(self, request: Request, route: Route, path: list[str], gone: list[bool]) -> None:
+    async def _answer(self, request: Request, route: Route, path: list[str]) -> None:
         if route.scope in AUDITED:
             self._audit(request, path)
         began = self._counters.timings.seconds()
-        status = await self._respond(request, route, path, gone)
+        status = await self._respond(request, route, path)
         self._note(self._call_of(path), status).observe(self._counters.timings.seconds() - began)
 
-    async def _respond(self, request: Request, route: Route, path: list[str], gone: list[bool]) -> int:
+    async def _respond(self, request: Request, route: Route, path: list[str]) -> int:
         """Answer, where somebody still waits for it; return the status."""
         try:
             self._check_reach(request, path)
             result = await route.respond(request, path)
         except PushError as problem:
             self._counters.error(problem.code.value)
-            if not gone:
+            if not is_gone(request):
                 respond_error(request, problem)
             return HTTP_STATUS[problem.code]
         except Exception:
             self._log.failure("{method} {path} failed", method=request.method, path=request.path)
             self._counters.error(Code.INTERNAL_ERROR.value)
-            if not gone:
+            if not is_gone(request):
                 respond_error(request, PushError("something went wrong here", Code.INTERNAL_ERROR))
             return HTTP_STATUS[Code.INTERNAL_ERROR]
         status = route.status(result) if callable(route.status) else route.status
-        if not gone:
+        if not is_gone(request):
             respond(request, status, result)
         return status
 

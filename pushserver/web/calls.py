@@ -1,7 +1,8 @@
 """Calls over HTTP: what is asked for is found or refused, and answered for as long as its client is there.
 
-head  -> `Calls.allow`   found? then so many octets of a body are taken, else it is refused before any is
-whole -> `Calls.render`  found again -> the answer; or what may be asked here (``OPTIONS``)
+head  -> `Calls.allow`       found? then so many octets of a body are taken, else it is refused before any is
+whole -> `Calls.render`      found again -> the answer; or what may be asked here (``OPTIONS``)
+a head that came before, its body with it -> `Calls.found_by` -> `Calls.begin`
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from pushserver.core.errors import HTTP_STATUS, Code, PushError, Refused
+from pushserver.server.concurrency import begin
 from pushserver.web.context import Context
-from pushserver.web.http import Refusal, respond_error, respond_options
+from pushserver.web.http import BoundedRequest, Refusal, respond_error, respond_options
 
 Found = TypeVar("Found")
 
@@ -43,10 +46,7 @@ class Calls(Resource, Generic[Found]):
     def allow(self, request: Request, method: str, path: list[str], length: int | None) -> int:
         """Return how many octets of a body a request may have (`site.Root.take_bodies`). Raises `http.Refusal`."""
         if method != "OPTIONS":
-            try:
-                self._find(request, _asked(method), path)
-            except PushError as problem:
-                raise self._refuse(path, problem) from None
+            self.found_by(request, _asked(method), path)
         return self._context.sections.server.max_body_size
 
     def render(self, request: Request) -> Any:  # Any: as Twisted has it
@@ -64,11 +64,25 @@ class Calls(Resource, Generic[Found]):
             # Kept by no name: this frame, which the problem's traceback holds, would hold it, and the request.
             _respond_refused(request, self._refuse(path, problem))
             return NOT_DONE_YET
-        gone: list[bool] = []
-        request.notifyFinish().addBoth(lambda _: gone.append(True))
-        work = Deferred.fromCoroutine(self._answer(request, found, path, gone))
-        work.addErrback(lambda failure: self._log.failure("answering {path} failed", failure, path=request.path))
+        if method == "POST" and isinstance(request, BoundedRequest):
+            request.repeats(self, path)
+        self.begin(request, found, path)
         return NOT_DONE_YET
+
+    def found_by(self, request: Request, method: str, path: list[str]) -> Found:
+        """Return what the head of a request asks for. Raises `http.Refusal`."""
+        try:
+            return self._find(request, method, path)
+        except PushError as problem:
+            raise self._refuse(path, problem) from None
+
+    def begin(self, request: Request, found: Found, path: list[str]) -> None:
+        """Answer with what was found."""
+
+        def failed(failure: Failure) -> None:
+            self._log.failure("answering {path} failed", failure, path=request.path)
+
+        begin(self._answer(request, found, path), failed)
 
     def _refuse(self, path: list[str], problem: PushError) -> Refusal:
         refusal = self._refusal(problem)
@@ -92,14 +106,19 @@ class Calls(Resource, Generic[Found]):
         raise NotImplementedError
 
     def _answer(
-        self, request: Request, found: Found, path: list[str], gone: list[bool]
+        self, request: Request, found: Found, path: list[str]
     ) -> Coroutine[Deferred[Any], Any, None]:  # Any: what a coroutine waits for is its own
-        """Answer what was found; not where ``gone`` has come to hold something: nobody waits any more."""
+        """Answer what was found, where somebody still waits for it (`is_gone`)."""
         raise NotImplementedError
 
     def _note_refused(self, path: list[str], status: int) -> None:
         """A request was refused with this status."""
         raise NotImplementedError
+
+
+def is_gone(request: Request) -> bool:
+    """Return whether nobody waits for the answer any more."""
+    return isinstance(request, BoundedRequest) and request.gone
 
 
 def _respond_refused(request: Request, refusal: Refusal) -> None:

@@ -24,7 +24,7 @@ from pushserver.protocols.centrifuge.server_api import MAX_COMMANDS, ApiCommand,
 from pushserver.server.backend_commands import BackendCommands, NotJson, decode
 from pushserver.server.reading import ReadRequests
 from pushserver.web.api import AUDITED, UNKNOWN, ApiKeys, KeyCheck
-from pushserver.web.calls import Calls, WrongMethod
+from pushserver.web.calls import Calls, WrongMethod, is_gone
 from pushserver.web.centrifuge_methods import Caller, CentrifugeMethods, ScopeMissing
 from pushserver.web.context import Context
 from pushserver.web.http import Refusal, body_of, respond
@@ -80,12 +80,12 @@ class CentrifugeApi(Calls[tuple[str, Caller]]):
             caller.need(*scopes)
         return name, caller
 
-    async def _answer(self, request: Request, found: tuple[str, Caller], path: list[str], gone: list[bool]) -> None:
+    async def _answer(self, request: Request, found: tuple[str, Caller], path: list[str]) -> None:
         name, caller = found
         timings = self._counters.timings
         began = timings.seconds()
         status, body = await self._result(request, name, caller)
-        if not gone:
+        if not is_gone(request):
             respond(request, status, body)
         self._note(name, status, timings.seconds() - began)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
 from io import BytesIO
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
+from twisted.internet import tcp
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol, IProtocol
@@ -14,17 +15,20 @@ from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel, _ChunkedTransferDecoder
+from twisted.web.http import HTTPChannel, _ChunkedTransferDecoder, datetimeToString
+from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
-from twisted.web.server import Request, Site
+from twisted.web.server import Request, Site, version
 from zope.interface import implementer
 
 from pushserver.core.errors import HTTP_STATUS, Code, Invalid, PushError, Refused
 from pushserver.server.backend_commands import error_of
+from pushserver.server.outbox import refused
 from pushserver.server.stats import Counters
 from pushserver.web.context import Context
 from pushserver.web.farewell import hang_up
-from pushserver.web.port import MAX_HEAD, answer, check_hosts, origin_form
+from pushserver.web.known_heads import KnownHeads, read_whole
+from pushserver.web.port import MAX_HEAD, answer, check_hosts, origin_form, peer_address
 
 #: Seconds that a request may take to come whole, and that a client may leave unread what was answered before it.
 REQUEST_TIMEOUT: Final = 30
@@ -109,6 +113,9 @@ def respond(request: Request, status: int, body: Any) -> None:
     else:
         octets, kind = body if isinstance(body, bytes) else msgspec.json.encode(body), "application/json"
     request.setResponseCode(status)
+    if isinstance(request, BoundedRequest) and request.method != b"HEAD":
+        request.send(kind, octets)
+        return
     request.setHeader("content-type", kind)
     request.setHeader("cache-control", "no-store")
     request.setHeader("content-length", str(len(octets)))
@@ -162,6 +169,8 @@ class BoundedRequest(Request):
     named: dict[str, str] | None = None
     #: the digest of the API key that it shows, once somebody has asked for it
     key_digest: bytes | None = None
+    #: whether nobody waits for its answer any more
+    gone = False
 
     _deadline: IDelayedCall | None = None
     _left = 0
@@ -229,7 +238,30 @@ class BoundedRequest(Request):
         self._give_back()
         super().finish()
 
+    def send(self, kind: str, octets: bytes) -> None:
+        """Send the whole answer in one piece."""
+        channel: Any = self.channel
+        if channel is not None:
+            self.startedWriting = 1
+            self.sentLength = len(octets)
+            channel.send(
+                b"%b %d %b\r\n%bContent-Type: %b\r\nCache-Control: no-store\r\nContent-Length: %d\r\n\r\n%b"
+                % (self.clientproto, self.code, self.code_message, self._lines(), kind.encode(), len(octets), octets)
+            )
+        self.finish()
+
+    def _lines(self) -> bytes:
+        """Return the other headers of the answer."""
+        headers = self.responseHeaders.getAllRawHeaders()
+        return b"".join([b"%b: %b\r\n" % (name, value) for name, values in headers for value in values])
+
+    def repeats(self, call: RepeatedCall, path: list[str]) -> None:
+        """A head of these octets is for this call again, whenever it comes over this connection."""
+        channel: Any = self.channel
+        channel.keep_head(self, call, path)
+
     def connectionLost(self, reason: Failure) -> None:
+        self.gone = True
         self._cancel_deadline()
         self._give_back()
         super().connectionLost(reason)
@@ -272,6 +304,58 @@ class BoundedRequest(Request):
             channel.site.context.request_ended()
 
 
+class RepeatedCall(Protocol):
+    """What a head led to."""
+
+    def found_by(self, request: Request, method: str, path: list[str]) -> Any:  # Any: what a call finds is its own
+        """Return what the head of a request asks for. Raises `Refusal`."""
+
+    def begin(self, request: Request, found: Any, path: list[str]) -> None:
+        """Answer a request with what was found."""
+
+
+class _Known(NamedTuple):
+    """What was made of a head."""
+
+    call: RepeatedCall
+    path: list[str]
+    peer: str
+    request: dict[str, Any]  # Any: attributes of a request, by name
+
+
+#: The attributes of a request that its head and its connection make it have.
+_OF_HEAD: Final = (
+    *("method", "uri", "path", "args", "clientproto", "requestHeaders", "received_cookies", "prepath", "postpath"),
+    *("site", "client", "host", "queued", "named", "key_digest"),
+)
+
+
+class RepeatedRequest(BoundedRequest):
+    """A request whose head came before: it has come whole, and is what the other one was but for its body."""
+
+    def __init__(self, channel: PushChannel, known: dict[str, Any], body: bytes) -> None:
+        # Not Request's, which makes all of that anew.
+        self.__dict__.update(known)
+        self.channel = channel
+        self.transport = channel.transport
+        self.responseHeaders = Headers()
+        self.cookies = []
+        self.notifications = []
+        self.content = BytesIO(body)
+
+    def begin(self, size: int) -> None:
+        """Its answer is being made from now on, and its body of so many octets held."""
+        self._held = size
+        self._counted = True
+        channel: Any = self.channel
+        channel.site.context.request_began()
+
+    def _lines(self) -> bytes:
+        channel: Any = self.channel
+        about: bytes = channel.site.about()
+        return about + super()._lines()
+
+
 @implementer(IHalfCloseableProtocol)
 class PushChannel(HTTPChannel):
     """One HTTP connection: a request, its answer, the next request; and an end, whatever the client leaves undone."""
@@ -283,6 +367,10 @@ class PushChannel(HTTPChannel):
     _ended = False
     _waits: bytes | None = None
     _resumes: IDelayedCall | None = None
+    #: whether what comes next begins a request
+    _rests = True
+    #: the first of the request that is read, where it came by itself; else nothing
+    _first = b""
 
     def __init__(self, site: PushSite) -> None:
         super().__init__()
@@ -290,6 +378,7 @@ class PushChannel(HTTPChannel):
         self.timeOut = self._idle_time
         self.callLater = site.context.reactor.callLater  # type: ignore[method-assign, assignment]
         self._used_at = site.context.clock.seconds()
+        self._known: KnownHeads[_Known] = KnownHeads()
         site.context.http_channels.add(self)
 
     @property
@@ -317,8 +406,53 @@ class PushChannel(HTTPChannel):
 
     def dataReceived(self, data: bytes) -> None:
         # Not HTTPChannel's: a head in single bytes would renew the time for it with each of them.
-        if not self._ended:
-            LineReceiver.dataReceived(self, data)
+        if self._ended:
+            return
+        rests, self._rests = self._rests, False
+        if rests and self._repeats(data):
+            return
+        self._first = data if rests else b""
+        LineReceiver.dataReceived(self, data)
+
+    def keep_head(self, request: BoundedRequest, call: RepeatedCall, path: list[str]) -> None:
+        """The request that was read led to this call, and its head would again, where nothing else was done for it."""
+        whole = read_whole(self._first)
+        headers = request.requestHeaders
+        if whole is None or not self.persistent or headers.hasHeader(b"expect"):
+            return
+        # Of octets that hold more than it, this would be another's body.
+        if request.content is not None and request.content.getvalue() == whole.body:
+            known = {name: getattr(request, name) for name in _OF_HEAD}
+            self._known.keep(whole.head, _Known(call, path, peer_address(self.transport), known))
+
+    def _repeats(self, data: bytes) -> bool:
+        """Answer a request that came whole, with a head that came before; False where it is to be read as any other."""
+        whole = read_whole(data)
+        known = None if whole is None else self._known.get(whole.head)
+        if whole is None or known is None:
+            return False
+        context, size = self.site.context, len(whole.body)
+        request = RepeatedRequest(self, known.request, whole.body)
+        if (
+            not 0 < size <= context.sections.server.max_body_size
+            or context.leaving()
+            or context.admission.check_request(known.peer, headers_of(request)) is not None
+            or not context.limits.bodies.take(size)
+        ):
+            return False
+        self.requests.append(request)
+        request.begin(size)
+        try:
+            found = known.call.found_by(request, "POST", known.path)
+        except Refusal as refusal:
+            request.refuse(refusal.status, refusal.problem, refusal.extra)
+            return True
+        self._handlingRequest = True
+        # What comes meanwhile waits, as behind any request; the timer goes on, and `timeoutConnection` looks.
+        self.setRawMode()
+        self._savedTimeOut = None
+        known.call.begin(request, found, known.path)
+        return True
 
     def lineReceived(self, line: bytes) -> None:
         if line[:1] in (b" ", b"\t") and self.requests and not self._handlingRequest:
@@ -375,6 +509,25 @@ class PushChannel(HTTPChannel):
             return False
         return persistent
 
+    # -- out ----------------------------------------------------------------------------------------------------------
+
+    def send(self, octets: bytes) -> None:
+        """Send a whole answer: at once, as far as the socket takes it and nothing waits before it."""
+        transport = self.transport
+        if isinstance(transport, tcp.Connection) and not (transport.dataBuffer or transport._tempDataLen):
+            try:
+                taken = transport.socket.send(octets)
+            except OSError as problem:
+                taken = refused(problem)
+            if taken == len(octets):
+                return
+            if taken < 0:
+                # The connection is lost: Twisted notices by its own next write, so ask for one.
+                transport.startWriting()
+                return
+            octets = octets[taken:]
+        transport.write(octets)
+
     # -- the next request ---------------------------------------------------------------------------------------------
 
     def requestDone(self, request: Any) -> None:
@@ -394,6 +547,7 @@ class PushChannel(HTTPChannel):
             self.setRawMode()
             self._resumes = self.callLater(0, self._next)
         else:
+            self._rests = True
             self.setTimeout(self._idle_time)
             self._end_if_half_closed()
 
@@ -461,6 +615,9 @@ class PushChannel(HTTPChannel):
         self.hang_up(answer(400, Invalid("not a request of HTTP/1.1")))
 
     def timeoutConnection(self) -> None:
+        if self._handlingRequest and self._waits is None:
+            # An answer is made: its end begins the time anew.
+            return
         self.hang_up(b"")
 
     def _end_of_answers(self) -> None:
@@ -483,6 +640,8 @@ class PushChannel(HTTPChannel):
             self._resumes.cancel()
             self._resumes = None
         super().connectionLost(reason)
+        self._known.clear()
+        self._first = b""
         # Of a body that has not come whole: it refers to this channel, a circle, which may stay for hours.
         self._transferDecoder = None
 
@@ -507,9 +666,19 @@ class PushSite(Site):
         )
         self.context = context
         self.allow = allow
+        self._about = (-1, b"")
 
     def log(self, request: Any) -> None:
         """No access log: what happens is counted, and what is wrong is logged where it is seen."""
+
+    def about(self) -> bytes:
+        """Return the headers that say who answers, and in which second."""
+        second, about = self._about
+        now = int(self.context.reactor.seconds())
+        if now != second:
+            about = b"Server: %b\r\nDate: %b\r\n" % (version, datetimeToString())
+            self._about = now, about
+        return about
 
     def http(self, address: IAddress) -> IProtocol:
         """Return the HTTP channel of a connection that was read up to its first request's head."""
