@@ -10,13 +10,14 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from pushserver.core.settling import SettledTime
+from pushserver.server.concurrency import begin
 
 
 def wall_clock() -> int:
@@ -126,4 +127,4 @@ class Clock:
             if not failure.check(CancelledError):
                 log.failure("{what} failed", failure=failure, what=what)
 
-        return Deferred.fromCoroutine(work).addErrback(failed)
+        return begin(work, failed) or succeed(None)

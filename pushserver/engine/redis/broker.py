@@ -10,6 +10,7 @@ from zope.interface import implementer
 from pushserver.core import errors
 from pushserver.core import publication as publications
 from pushserver.core.positions import Position
+from pushserver.engine.coroutines import started
 from pushserver.engine.identity import CHANNEL, content_digest
 from pushserver.engine.interfaces import POSITION_TTL, IBroker, NodeInfo, PublishResult, Survey
 
@@ -62,7 +63,7 @@ class RedisBroker:
         self.published = 0
 
     def subscribe(self, channel: str) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._live.subscribe(channel))
+        return started(self._live.subscribe(channel))
 
     def unsubscribe(self, channel: str) -> None:
         self._live.unsubscribe(channel)
@@ -77,8 +78,8 @@ class RedisBroker:
     ) -> Deferred[PublishResult]:
         told = packed(events, self._rules)
         if retention is None:
-            return Deferred.fromCoroutine(self._publish(publication, once, told))
-        return Deferred.fromCoroutine(self._keep(publication, retention, once, create, told))
+            return started(self._publish(publication, once, told))
+        return started(self._keep(publication, retention, once, create, told))
 
     def _once(self, channel: str, once: IdempotencyKey | None) -> tuple[str, IdempotencyKey] | None:
         return (self._names.once(CHANNEL, channel, once), once) if once is not None else None
@@ -140,13 +141,13 @@ class RedisBroker:
         return PublishResult(publication.message_id, position.offset, position.epoch)
 
     def survey(self, question: bytes, timeout: int) -> Deferred[Survey]:
-        return Deferred.fromCoroutine(self._cluster.survey(question, timeout))
+        return started(self._cluster.survey(question, timeout))
 
     def request(self, node: str, question: bytes, timeout: int) -> Deferred[bytes | None]:
-        return Deferred.fromCoroutine(self._cluster.request(node, question, timeout))
+        return started(self._cluster.request(node, question, timeout))
 
     def notify_others(self, notice: bytes) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._cluster.notify_others(notice))
+        return started(self._cluster.notify_others(notice))
 
     def nodes(self) -> Deferred[list[NodeInfo]]:
-        return Deferred.fromCoroutine(self._cluster.nodes())
+        return started(self._cluster.nodes())

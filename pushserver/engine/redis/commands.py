@@ -269,7 +269,11 @@ class RedisCommands:
         began = self._clock.seconds()
         try:
             script = self._scripts[name]
-            reply = self._checked(script, keys, await self._evaluate(connection, script, keys, arguments))
+            try:
+                answer = await connection.call("EVALSHA", script.digest, len(keys), *keys, *arguments)
+            except Refusal as error:
+                answer = await self._evaluate(connection, script, keys, arguments, str(error))
+            reply = self._checked(script, keys, answer)
             if reply and reply[0] == b"fence":
                 raise Unavailable(_FENCED)
             if durable and waited and self.waits:
@@ -279,14 +283,11 @@ class RedisCommands:
         return reply
 
     async def _evaluate(
-        self, connection: RedisConnection, script: Script, keys: Sequence[str], arguments: Sequence[Part]
+        self, connection: RedisConnection, script: Script, keys: Sequence[str], arguments: Sequence[Part], refusal: str
     ) -> Reply:
-        try:
-            return await connection.call("EVALSHA", script.digest, len(keys), *keys, *arguments)
-        except Refusal as error:
-            text = str(error)
-            if not text.startswith("NOSCRIPT"):
-                raise self._refusal(connection, text) from None
+        """Return the reply of a script that Redis refused to run by its digest, where it only did not know it."""
+        if not refusal.startswith("NOSCRIPT"):
+            raise self._refusal(connection, refusal)
         return await self._call(connection, "EVAL", script.text, len(keys), *keys, *arguments)
 
     def _checked(self, script: Script, keys: Sequence[str], reply: Reply) -> list[Reply]:

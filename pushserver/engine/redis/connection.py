@@ -97,6 +97,9 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
         self._octets = 0
         #: whether the transport is a socket that what is sent may be given to at once
         self._direct = False
+        #: commands of this turn that are sent together, and the call that sends them
+        self._gathered: list[bytes] = []
+        self._sending: IDelayedCall | None = None
         self._alarm: IDelayedCall | None = None
         #: the call that gives the rest of the replies, and since when they wait for it, s
         self._resting: IDelayedCall | None = None
@@ -131,15 +134,25 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
             # Nothing is under way: whoever asks need not wait for the turn to end.
             taken = self.transport.writeSomeData(octets)
             rest = octets[taken:] if isinstance(taken, int) else octets
+            if rest:
+                self.transport.write(rest)
+        elif self._sending is not None:
+            self._gathered.append(octets)
+        elif len(octets) <= AT_ONCE:
+            self._gathered.append(octets)
+            self._sending = self._clock.later(0, self._send_gathered)
         else:
-            rest = octets
+            self.transport.write(octets)
         self._octets += len(octets)
         self._pending.append((answer, self._clock.seconds() + timeout, len(octets)))
         if self._alarm is None:
             self._alarm = self._clock.later(timeout, self._look)
-        if rest:
-            self.transport.write(rest)
         return answer
+
+    def _send_gathered(self) -> None:
+        self._sending = None
+        gathered, self._gathered = self._gathered, []
+        self.transport.write(b"".join(gathered))
 
     def dataReceived(self, data: bytes, unpause: bool = False) -> None:
         self._reader.feed(data)
@@ -220,10 +233,10 @@ class CommandProtocol(txredisapi.RedisProtocol):  # type: ignore[misc]
             self.reason = _text_of(problem)
             if "certificate" in self.reason or isinstance(problem, VerificationError | CertificateError):
                 self.distrust = self.reason
-        for call in (self._alarm, self._resting):
+        for call in (self._alarm, self._resting, self._sending):
             if call is not None:
                 call.cancel()
-        self._alarm = self._resting = None
+        self._alarm = self._resting = self._sending = None
         pending, self._pending = self._pending, deque()
         for answer, _, _ in pending:
             answer.errback(Unavailable(self.reason))

@@ -126,7 +126,7 @@ class RedisEngine:
             (rules, self.outputs),
         )
         self.presence = RedisPresence(self._commands, self._cluster, names, self._quarantine, clock)
-        self.revocations = RedisRevocations(self._commands, names)
+        self.revocations = RedisRevocations(self._commands, names, clock)
         self._ingest = RedisIngest(clock, self._commands, reading, names)
         self.ingest: IIngest | None = self._ingest
         self._links = [*self._commands.connections, self._subscriber.connection, reading]

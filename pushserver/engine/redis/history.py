@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from pushserver.engine.coroutines import started
 from pushserver.engine.interfaces import IHistory
 
 if TYPE_CHECKING:
@@ -32,13 +33,13 @@ class RedisHistory:
     def read(
         self, channel: str, since: int | None, limit: int, reverse: bool, max_bytes: int | None = None
     ) -> Deferred[HistoryPage]:
-        return Deferred.fromCoroutine(self._read(channel, since, limit, reverse, max_bytes))
+        return started(self._read(channel, since, limit, reverse, max_bytes))
 
     def locate(self, channel: str, since: Position) -> Deferred[Position | None]:
-        return Deferred.fromCoroutine(self._pages.locate(channel, since))
+        return started(self._pages.locate(channel, since))
 
     def clear(self, channel: str) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._clear(channel))
+        return started(self._clear(channel))
 
     async def _clear(self, channel: str) -> None:
         keys = [self._names.history(channel), self._names.messages(channel)]

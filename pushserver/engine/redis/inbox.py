@@ -12,6 +12,7 @@ from pushserver.core import errors
 from pushserver.core import publication as publications
 from pushserver.core.inbox import INBOXES, Unread
 from pushserver.core.positions import Position
+from pushserver.engine.coroutines import started
 from pushserver.engine.identity import INBOX, content_digest
 from pushserver.engine.interfaces import IInbox, InboxListing, InboxNumbers, InboxOutcome, InboxPage, PublishResult
 
@@ -70,9 +71,7 @@ class RedisInbox:
         unread_after: int | None = None,
     ) -> Deferred[PublishResult]:
         told = packed(events, self._rules)
-        return Deferred.fromCoroutine(
-            self._append(publication, user_id, chat, ttl, collapse_key, once, told, unread_after)
-        )
+        return started(self._append(publication, user_id, chat, ttl, collapse_key, once, told, unread_after))
 
     async def _append(
         self,
@@ -113,7 +112,7 @@ class RedisInbox:
         return PublishResult(publication.message_id, position.offset, position.epoch)
 
     def read(self, user_id: str, after: int | None, limit: int, max_bytes: int | None = None) -> Deferred[InboxPage]:
-        return Deferred.fromCoroutine(self._read(user_id, after, limit, max_bytes))
+        return started(self._read(user_id, after, limit, max_bytes))
 
     async def _read(self, user_id: str, after: int | None, limit: int, max_bytes: int | None) -> InboxPage:
         """Return a page, after the listener was notified of all that it covers: past and present join."""
@@ -122,10 +121,10 @@ class RedisInbox:
         return page
 
     def locate(self, user_id: str, since: Position) -> Deferred[Position | None]:
-        return Deferred.fromCoroutine(self._pages.locate(INBOXES + user_id, since))
+        return started(self._pages.locate(INBOXES + user_id, since))
 
     def state(self, user_id: str) -> Deferred[InboxNumbers]:
-        return Deferred.fromCoroutine(self._state(user_id))
+        return started(self._state(user_id))
 
     async def _state(self, user_id: str) -> InboxNumbers:
         page = await self._pages.inbox(user_id, None, 0)
@@ -134,7 +133,7 @@ class RedisInbox:
     def list(
         self, user_id: str, before: int | None, limit: int, unread: bool, max_bytes: int | None = None
     ) -> Deferred[InboxListing]:
-        return Deferred.fromCoroutine(self._list(user_id, before, limit, unread, max_bytes))
+        return started(self._list(user_id, before, limit, unread, max_bytes))
 
     async def _list(
         self, user_id: str, before: int | None, limit: int, unread: bool, max_bytes: int | None
@@ -147,10 +146,10 @@ class RedisInbox:
         self, user_id: str, selection: Selection, read_at: int | None, exclude: str | None
     ) -> Deferred[InboxOutcome]:
         what = "unread" if read_at is None else "read"
-        return Deferred.fromCoroutine(self._change(user_id, selection, what, read_at, exclude))
+        return started(self._change(user_id, selection, what, read_at, exclude))
 
     def delete(self, user_id: str, selection: Selection, exclude: str | None) -> Deferred[InboxOutcome]:
-        return Deferred.fromCoroutine(self._change(user_id, selection, "delete", None, exclude))
+        return started(self._change(user_id, selection, "delete", None, exclude))
 
     async def _change(
         self, user_id: str, selection: Selection, what: str, read_at: int | None, exclude: str | None
@@ -188,14 +187,14 @@ class RedisInbox:
         return InboxOutcome(int(changed), Unread(*map(int, unread)))
 
     def announce_unread(self, user_id: str) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._announce_unread(user_id))
+        return started(self._announce_unread(user_id))
 
     async def _announce_unread(self, user_id: str) -> None:
         live = self._names.live(INBOXES + user_id)
         await self._commands.run_in_epoch("inbox_announce", [self._names.inbox(user_id)], live, *self._limits.ttls)
 
     def acknowledge(self, user_id: str, offset: int, epoch: str) -> Deferred[int]:
-        return Deferred.fromCoroutine(self._acknowledge(user_id, offset, epoch))
+        return started(self._acknowledge(user_id, offset, epoch))
 
     async def _acknowledge(self, user_id: str, offset: int, epoch: str) -> int:
         reply = await self._commands.run_in_epoch(
@@ -205,7 +204,7 @@ class RedisInbox:
         return int(reply[0])
 
     def clear(self, user_id: str) -> Deferred[int]:
-        return Deferred.fromCoroutine(self._clear(user_id))
+        return started(self._clear(user_id))
 
     async def _clear(self, user_id: str) -> int:
         reply = await self._commands.run_in_epoch(

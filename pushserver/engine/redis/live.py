@@ -22,7 +22,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from pushserver.core import errors, output, publication
@@ -132,10 +132,9 @@ class Live:
         if not self._subscriber.receiving:
             raise errors.Unavailable("Redis is away: nothing is received")
         feed = self.feeds.channels.get(channel)
-        begun = None
+        new = feed is None
         if feed is None:
             feed = self.feeds.channels[channel] = ChannelFeed(self.feeds, channel)
-            begun = self._begin(feed, self._want(feed))
         elif not feed.wanted:
             feed.wanted = True
             for confirmed in self._want(feed):
@@ -144,8 +143,8 @@ class Live:
         if feed.waiters is not None:
             answer: Deferred[None] = Deferred()
             feed.waiters.append(answer)
-            if begun is not None:
-                self._detach(begun)
+            if new:
+                self._begin(feed)
             await answer
 
     def _want(self, feed: ChannelFeed) -> list[Deferred[None]]:
@@ -156,16 +155,25 @@ class Live:
             self._subscriber.want(pub, partial(foreign, feed)),
         ]
 
-    async def _begin(self, feed: ChannelFeed, confirmed: list[Deferred[None]]) -> None:
-        results: list[tuple[bool, Any]] = await DeferredList(confirmed, consumeErrors=True)
-        for success, result in results:
-            if not success:
-                self._give_up(feed, str(result.value))
+    def _begin(self, feed: ChannelFeed) -> None:
+        """Let a feed begin once both of its names are confirmed."""
+        confirmed = self._want(feed)
+        left = len(confirmed)
+
+        def done(result: Failure | None) -> None:
+            nonlocal left
+            left -= 1
+            if self.feeds.channels.get(feed.channel) is not feed:
                 return
-        if self.feeds.channels.get(feed.channel) is feed:
-            self._new.append(feed)
-            if self._starting is None:
-                self._starting = self._clock.later(0, self._start)
+            if result is not None:
+                self._give_up(feed, str(result.value))
+            elif not left:
+                self._new.append(feed)
+                if self._starting is None:
+                    self._starting = self._clock.later(0, self._start)
+
+        for each in confirmed:
+            each.addBoth(done)
 
     def _start(self) -> None:
         """Ask for the positions of all channels whose subscription was confirmed in this turn."""

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from pushserver.core import errors
+from pushserver.engine.coroutines import started
 from pushserver.engine.interfaces import Arrival, IPresence, Member, Online
 
 from .cluster import PRESENCE_TTL, SEEN_TTL
@@ -102,10 +103,10 @@ class RedisPresence:
     # -- beginning ----------------------------------------------------------------------------------------------------
 
     def connect(self, user_id: str, connection_id: str) -> Deferred[Arrival]:
-        return Deferred.fromCoroutine(self._begin((None, user_id, connection_id), b""))
+        return started(self._begin((None, user_id, connection_id), b""))
 
     def join(self, channel: str, user_id: str, connection_id: str, info: msgspec.Raw | None) -> Deferred[bool]:
-        return Deferred.fromCoroutine(self._join((channel, user_id, connection_id), bytes(info) if info else b""))
+        return started(self._join((channel, user_id, connection_id), bytes(info) if info else b""))
 
     async def _join(self, entry: Entry, info: bytes) -> bool:
         return (await self._begin(entry, info)).new
@@ -149,7 +150,7 @@ class RedisPresence:
         return None if reply[0] == b"gone" else Arrival(int(reply[1]), bool(reply[0]))
 
     def describe(self, channel: str, user_id: str, connection_id: str, info: msgspec.Raw | None) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._describe((channel, user_id, connection_id), bytes(info) if info else b""))
+        return started(self._describe((channel, user_id, connection_id), bytes(info) if info else b""))
 
     async def _describe(self, entry: Entry, info: bytes) -> None:
         channel, user_id, _ = entry
@@ -163,10 +164,10 @@ class RedisPresence:
     # -- ending -------------------------------------------------------------------------------------------------------
 
     def disconnect(self, user_id: str, connection_id: str, now: int) -> Deferred[bool]:
-        return Deferred.fromCoroutine(self._end((None, user_id, connection_id), now))
+        return started(self._end((None, user_id, connection_id), now))
 
     def leave(self, channel: str, user_id: str, connection_id: str) -> Deferred[bool]:
-        return Deferred.fromCoroutine(self._end((channel, user_id, connection_id), self._clock.now()))
+        return started(self._end((channel, user_id, connection_id), self._clock.now()))
 
     async def _end(self, entry: Entry, now: int) -> bool:
         held = self._held.pop(entry, None)
@@ -194,7 +195,7 @@ class RedisPresence:
         return bool(reply[0])
 
     def going(self, user_id: str, last_seen_at: int) -> Deferred[bool]:
-        return Deferred.fromCoroutine(self._going(user_id, last_seen_at))
+        return started(self._going(user_id, last_seen_at))
 
     async def _going(self, user_id: str, last_seen_at: int) -> bool:
         own, names = self._cluster.incarnation, self._names
@@ -203,13 +204,13 @@ class RedisPresence:
         return bool(reply[0])
 
     def went(self, user_id: str) -> Deferred[bool]:
-        return Deferred.fromCoroutine(self._went(user_id))
+        return started(self._went(user_id))
 
     async def _went(self, user_id: str) -> bool:
         return bool(await self._commands.call("ZREM", self._names.leaving(self._cluster.incarnation), user_id))
 
     def lingers(self, user_id: str) -> Deferred[bool]:
-        return Deferred.fromCoroutine(self._lingers(user_id))
+        return started(self._lingers(user_id))
 
     async def _lingers(self, user_id: str) -> bool:
         reply = await self._commands.run("presence_lingers", [self._names.nodes], user_id, self._names.prefix)
@@ -418,7 +419,7 @@ class RedisPresence:
         every = list(entries)
         for start in range(0, len(every), _BATCH):
             # What ended meanwhile is not registered again.
-            batch = [Deferred.fromCoroutine(work(entry)) for entry in every[start : start + _BATCH] if entry in entries]
+            batch = [started(work(entry)) for entry in every[start : start + _BATCH] if entry in entries]
             results: list[tuple[bool, Any]] = await DeferredList(batch, consumeErrors=True)
             for success, result in results:
                 if not success:
@@ -427,7 +428,7 @@ class RedisPresence:
     # -- questions ----------------------------------------------------------------------------------------------------
 
     def online(self, user_id: str) -> Deferred[Online]:
-        return Deferred.fromCoroutine(self._online(user_id))
+        return started(self._online(user_id))
 
     async def _online(self, user_id: str) -> Online:
         count, seen = await self._commands.call("MGET", self._names.online(user_id), self._names.seen(user_id))
@@ -437,7 +438,7 @@ class RedisPresence:
         return Online(user_id, count is not None, at)
 
     def members(self, channel: str) -> Deferred[list[Member]]:
-        return Deferred.fromCoroutine(self._members(channel))
+        return started(self._members(channel))
 
     async def _members(self, channel: str) -> list[Member]:
         counted, infos = self._names.members(channel), self._names.infos(channel)

@@ -13,6 +13,7 @@ from pushserver.core import publication as publications
 from pushserver.core.inbox import INBOXES
 from pushserver.core.positions import Position
 from pushserver.core.task import TaskState
+from pushserver.engine.coroutines import started
 from pushserver.engine.identity import TASK as TASK_KEYS
 from pushserver.engine.interfaces import IdempotencyKey, ITaskStore, TaskRules
 
@@ -76,7 +77,7 @@ class RedisTasks:
         return [self._names.task(state.task_id), *self._names.tasks(state.user_id), self._names.stale]
 
     def create(self, event: TaskEvent, once: IdempotencyKey | None) -> Deferred[TaskState]:
-        return Deferred.fromCoroutine(self._create(event, once))
+        return started(self._create(event, once))
 
     async def _create(self, event: TaskEvent, once: IdempotencyKey | None) -> TaskState:
         state = event.state
@@ -123,9 +124,7 @@ class RedisTasks:
         events: Sequence[NewEvent] = (),
         output: NewOutput | None = None,
     ) -> Deferred[bool]:
-        return Deferred.fromCoroutine(
-            self._replace(event, final, once, kept, packed(events, self._event_rules), output)
-        )
+        return started(self._replace(event, final, once, kept, packed(events, self._event_rules), output))
 
     async def _replace(
         self,
@@ -174,7 +173,7 @@ class RedisTasks:
     def restart(
         self, event: TaskEvent, once: IdempotencyKey | None, kept: int | None = None
     ) -> Deferred[TaskState | None]:
-        return Deferred.fromCoroutine(self._restart(event, once, kept))
+        return started(self._restart(event, once, kept))
 
     async def _restart(self, event: TaskEvent, once: IdempotencyKey | None, kept: int | None) -> TaskState | None:
         state = event.state
@@ -196,7 +195,7 @@ class RedisTasks:
         return _decode(reply[1]) if reply[0] == b"duplicate" else None
 
     def get(self, task_id: str) -> Deferred[TaskState]:
-        return Deferred.fromCoroutine(self._get(task_id))
+        return started(self._get(task_id))
 
     async def _get(self, task_id: str) -> TaskState:
         state = await self._commands.call("HGET", self._names.task(task_id), "state")
@@ -217,7 +216,7 @@ class RedisTasks:
         return states
 
     def of_user(self, user_id: str, unfinished: bool, limit: int) -> Deferred[list[TaskState]]:
-        return Deferred.fromCoroutine(self._of_user(user_id, unfinished, limit))
+        return started(self._of_user(user_id, unfinished, limit))
 
     async def _of_user(self, user_id: str, unfinished: bool, limit: int) -> list[TaskState]:
         keys = self._names.tasks(user_id)[:2]
@@ -227,7 +226,7 @@ class RedisTasks:
         return await self._read(reply)
 
     def stale(self, age: int, limit: int) -> Deferred[list[TaskState]]:
-        return Deferred.fromCoroutine(self._stale(age, limit))
+        return started(self._stale(age, limit))
 
     async def _stale(self, age: int, limit: int) -> list[TaskState]:
         now, *states = await self._commands.run_in_epoch(
@@ -237,13 +236,13 @@ class RedisTasks:
         return [] if self._commands.time.step else await self._read(states)
 
     def idle(self, task_ids: Sequence[str]) -> Deferred[list[int]]:
-        return Deferred.fromCoroutine(self._idle(task_ids))
+        return started(self._idle(task_ids))
 
     async def _idle(self, task_ids: Sequence[str]) -> list[int]:
         return [int(each) for each in await self._commands.run_in_epoch("tasks_idle", [self._names.stale], *task_ids)]
 
     def done(self, task_id: str, key: str) -> Deferred[bool]:
-        return Deferred.fromCoroutine(self._done(task_id, key))
+        return started(self._done(task_id, key))
 
     async def _done(self, task_id: str, key: str) -> bool:
         return bool(await self._commands.call("EXISTS", self._names.once(TASK_KEYS, task_id, IdempotencyKey(key))))

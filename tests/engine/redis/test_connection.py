@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hiredis
 import pytest
 import txredisapi
 from twisted.internet import task, tcp
@@ -264,8 +265,8 @@ class PaperSocket(tcp.Connection):
         self.later += data
 
 
-def on_a_socket(socket: PaperSocket) -> connection.CommandProtocol:
-    protocol = connection.CommandProtocol(Clock(task.Clock()))
+def on_a_socket(socket: PaperSocket, reactor: task.Clock | None = None) -> connection.CommandProtocol:
+    protocol = connection.CommandProtocol(Clock(reactor or task.Clock()))
     protocol.transport = socket
     protocol.connectionMade()
     return protocol
@@ -275,17 +276,43 @@ PING = b"*1\r\n$4\r\nPING\r\n"
 
 
 def test_what_is_asked_first_is_sent_at_once_and_what_comes_meanwhile_together() -> None:
-    socket = PaperSocket()
-    protocol = on_a_socket(socket)
+    socket, reactor = PaperSocket(), task.Clock()
+    protocol = on_a_socket(socket, reactor)
     answers = [protocol.send(5, "PING") for _ in range(3)]
+    assert (socket.at_once, socket.later) == (PING, b"")
+    reactor.advance(0)
     assert (socket.at_once, socket.later) == (PING, 2 * PING)
     protocol.dataReceived(b"+one\r\n+two\r\n")
     answers.append(protocol.send(5, "PING"))
+    reactor.advance(0)
     assert (socket.at_once, socket.later) == (PING, 3 * PING)
     protocol.dataReceived(b"+three\r\n+four\r\n")
     assert [each.result for each in answers] == [b"one", b"two", b"three", b"four"]
     protocol.send(5, "PING")
     assert (socket.at_once, socket.later) == (2 * PING, 3 * PING)
+
+
+@pytest.mark.parametrize("large_first", [False, True])
+def test_what_is_large_keeps_its_place_among_what_is_sent_together(large_first: bool) -> None:
+    socket, reactor = PaperSocket(0), task.Clock()
+    protocol = on_a_socket(socket, reactor)
+    large = "x" * (connection.AT_ONCE + 1)
+    sent = ["first", *([large, "second", large] if large_first else ["second", large, "third"])]
+    for each in sent:
+        protocol.send(5, each)
+    reactor.advance(0)
+    assert socket.later == b"".join(hiredis.pack_command((each,)) for each in sent)
+
+
+def test_what_was_to_be_sent_with_a_turn_is_lost_with_the_connection() -> None:
+    socket, reactor = PaperSocket(), task.Clock()
+    protocol = on_a_socket(socket, reactor)
+    answers = [protocol.send(5, "PING") for _ in range(2)]
+    protocol.connectionLost(Failure(ConnectionDone()))
+    for answer in answers:
+        answer.addErrback(lambda failure: failure.trap(errors.Unavailable))
+        assert answer.result is errors.Unavailable
+    assert reactor.getDelayedCalls() == []
 
 
 @pytest.mark.parametrize("room", [0, 5, None])
