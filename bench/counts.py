@@ -3,7 +3,7 @@
 What the coming of a client costs, or a request that publishes, in counts: other work on the machine does not move them
 much. Calls of the server's main thread, of Python's functions and of C's, by part of the program (cProfile); or with
 ``--instructions`` those of the whole process outside of the kernel (callgrind, which valgrind brings). Each beside the
-libraries alone: Twisted and Autobahn, or twisted.web, with txredisapi where Redis is asked.
+libraries alone: Twisted and Autobahn, or twisted.web; where Redis is asked, with txredisapi (and PyJWT, in a sign-in).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from bench.scoreboard.meters import QUICK, REST, THREE, Stage
-from bench.scoreboard.peers import Ours, Peer, Positions, TwistedAndAutobahn
+from bench.scoreboard.peers import Ours, Peer, Positions, TwistedAndAutobahn, TwistedAndTxredisapi
 from bench.servers import PEERS
 from tools.trees import ROOT
 
@@ -39,7 +39,7 @@ Counted = TypeVar("Counted")
 #: and Deferreds, is counted where it is called from.
 PARTS: Parts = {
     "Redis": r"/txredisapi|/hiredis/|/pushserver/engine/redis/",
-    "embedded engine": r"/pushserver/engine/",
+    "embedded engine": r"/pushserver/engine/(?!coroutines)",
     "accept, socket, reactor": r"/twisted/internet/(?!defer)|/twisted/python/|/pushserver/web/tls",
     "head, admission, handshake": r"/pushserver/web/(port|admission|handshake|places|farewell|endpoints|reach)",
     "frames, writing": r"/autobahn/|/bench/peers/|/pushserver/web/|/pushserver/(protocols/rfc6455|server/outbox)",
@@ -50,7 +50,7 @@ PARTS: Parts = {
     "replay": r"/pushserver/server/(replay|reply_room|shared_reads)|/pushserver/core/publication",
     "subscriptions": r"/pushserver/server/(subscriptions|hub|channel|fanout|client_requests|publishing)"
     r"|/pushserver/core/(channels|permissions|positions)",
-    "limits, counters, clocks": r"/pushserver/(?!server/concurrency)",
+    "limits, counters, clocks": r"/pushserver/(?!server/concurrency|engine/coroutines)",
 }
 #: The same for a request over a connection that is kept.
 PARTS_OF_REQUESTS: Parts = {
@@ -63,7 +63,9 @@ PARTS_OF_REQUESTS: Parts = {
     "publishing": r"/pushserver/(?!server/concurrency)",
 }
 #: What is told besides: it runs everywhere.
-DEFERREDS: Parts = {"Deferreds and coroutines": r"/twisted/internet/defer|/pushserver/server/concurrency"}
+DEFERREDS: Parts = {
+    "Deferreds and coroutines": r"/twisted/internet/defer|/pushserver/(server/concurrency|engine/coroutines)"
+}
 REST_OF_ALL = "everything else"
 #: How many calls of what is in no part may stand between a part and what is counted for it.
 DEEPEST = 20
@@ -175,11 +177,19 @@ class ProfiledFloor(_Profiled, TwistedAndAutobahn):
     pass
 
 
+class ProfiledRedisFloor(_Profiled, TwistedAndTxredisapi):
+    pass
+
+
 class InstrumentedOurs(_Instrumented, Ours):
     pass
 
 
 class InstrumentedFloor(_Instrumented, TwistedAndAutobahn):
+    pass
+
+
+class InstrumentedRedisFloor(_Instrumented, TwistedAndTxredisapi):
     pass
 
 
@@ -208,6 +218,10 @@ class InstrumentedWeb(_Instrumented, TwistedWeb):
     pass
 
 
+#: The libraries alone, under either counter.
+Floors = tuple[type[_Counted], type[_Counted]]
+
+
 # -- the visits -------------------------------------------------------------------------------------------------------
 
 
@@ -219,16 +233,17 @@ class Visit:
     channels: tuple[str, ...]
     missed: int = 0
     what: ClassVar[str] = "client"
-    alone: ClassVar[str] = TwistedAndAutobahn.name
     parts: ClassVar[Parts] = PARTS
-    profiled: ClassVar[tuple[type[_Counted], type[_Counted]]] = (ProfiledOurs, ProfiledFloor)
-    instrumented: ClassVar[tuple[type[_Counted], type[_Counted]]] = (InstrumentedOurs, InstrumentedFloor)
+
+    @property
+    def floors(self) -> Floors:
+        return (ProfiledRedisFloor, InstrumentedRedisFloor) if self.redis else (ProfiledFloor, InstrumentedFloor)
 
     def take(self, kind: type[_Counted], clients: int, read: Callable[[Path], Counted]) -> Counted:
         """Let so many come to a warm server; return what was counted meanwhile."""
         with ExitStack() as stack:
             stage = Stage(stack, QUICK)
-            server = stage.server(kind, self.redis and issubclass(kind, Ours))
+            server = stage.server(kind, self.redis)
             assert isinstance(server, _Counted)
             positions: Positions = {}
             for channel in self.channels if self.missed else ():
@@ -250,10 +265,8 @@ class Publications:
 
     redis: bool
     what: ClassVar[str] = "request"
-    alone: ClassVar[str] = TwistedWeb.name
     parts: ClassVar[Parts] = PARTS_OF_REQUESTS
-    profiled: ClassVar[tuple[type[_Counted], type[_Counted]]] = (ProfiledOurs, ProfiledWeb)
-    instrumented: ClassVar[tuple[type[_Counted], type[_Counted]]] = (InstrumentedOurs, InstrumentedWeb)
+    floors: ClassVar[Floors] = (ProfiledWeb, InstrumentedWeb)
 
     def take(self, kind: type[_Counted], requests: int, read: Callable[[Path], Counted]) -> Counted:
         """Let so many come to a warm server; return what was counted meanwhile."""
@@ -290,7 +303,7 @@ def table(title: str, ours: Calls, floor: Calls, times: int, visit: Visit | Publ
     parts, alone = shares(ours, visit.parts), shares(floor, visit.parts)
     total = sum(parts.values())
     least = sum(alone.values()) / times
-    yield f"{title}: {total / times:.0f} calls for a {visit.what}; {visit.alone} alone: {least:.0f}"
+    yield f"{title}: {total / times:.0f} calls for a {visit.what}; {visit.floors[0].name} alone: {least:.0f}"
     for part, number in parts.most_common():
         beside = f"{alone[part] / times:.0f}" if alone[part] else "-"
         yield f"  {part:28}{number / times:7.0f}{number / total:7.0%}{beside:>7}"
@@ -321,12 +334,14 @@ def main(words: list[str]) -> int:
     for name in given.paths or VISITS:
         visit, clients = VISITS[name], given.clients
         if given.instructions:
-            counted = [visit.take(kind, clients, read_instructions) for kind in visit.instrumented]
+            counted = [visit.take(kind, clients, read_instructions) for kind in (InstrumentedOurs, visit.floors[1])]
             ours, floor = (number / clients / 1e6 for number in counted)
-            print(f"{name}: {ours:.3f} million instructions for a {visit.what}; {visit.alone} alone: {floor:.3f}")
+            print(
+                f"{name}: {ours:.3f} million instructions for a {visit.what}; {visit.floors[1].name} alone: {floor:.3f}"
+            )
         else:
-            calls, alone = (visit.take(kind, clients, read_calls) for kind in visit.profiled)
-            print("\n".join(table(name, calls, alone, clients, visit)))
+            calls, least = (visit.take(kind, clients, read_calls) for kind in (ProfiledOurs, visit.floors[0]))
+            print("\n".join(table(name, calls, least, clients, visit)))
             print("\n".join(functions(calls, clients, given.functions)))
         sys.stdout.flush()
     return 0

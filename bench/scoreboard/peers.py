@@ -690,6 +690,25 @@ class TwistedAndAutobahn(Peer):
     position = Ours.position
 
 
+class TwistedAndTxredisapi(TwistedAndAutobahn):
+    """The same, whose clients show a token, and for whom Redis is asked the least that a sign-in asks."""
+
+    name = "Twisted, Autobahn and txredisapi"
+    configuration = (
+        "as Twisted and Autobahn, but it checks the token with PyJWT, and before it answers it waits for a SUBSCRIBE "
+        "of the user's two names and for one script, over txredisapi"
+    )
+
+    def command(self) -> list[str]:
+        python, _, *listeners = super().command()
+        return [
+            python,
+            str(PEERS / "redis_floor.py"),
+            self.redis.removeprefix("redis://").partition("/")[0],
+            *listeners,
+        ]
+
+
 class SecureTwistedAndAutobahn(TwistedAndAutobahn):
     """The same, whose clients come to an ``ssl:`` listener."""
 
