@@ -1,8 +1,8 @@
 """python -m bench counts [PATH ...] [--clients N] [--instructions] [--functions N]
 
-What the coming of a client costs, or a request that publishes, in counts: other work on the machine does not move them
-much. Calls of the server's main thread, of Python's functions and of C's, by part of the program (cProfile); or with
-``--instructions`` those of the whole process outside of the kernel (callgrind, which valgrind brings). Each beside the
+What the coming of a client costs, a request that publishes, or a report of a task, in counts: other work on the machine
+does not move them much. Calls of the server's main thread, of Python's functions and of C's, by part of the program
+(cProfile); or with ``--instructions`` those of the whole process outside of the kernel (callgrind, which valgrind brings). Each beside the
 libraries alone: Twisted and Autobahn, or twisted.web; where Redis is asked, with txredisapi (and PyJWT, in a sign-in).
 """
 
@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Final, TypeVar
 
 from bench.scoreboard.meters import QUICK, REST, THREE, Stage
-from bench.scoreboard.peers import Ours, Peer, Positions, TwistedAndAutobahn, TwistedAndTxredisapi
+from bench.scoreboard.peers import Ours, Peer, Positions, TwistedAndAutobahn, TwistedAndTxredisapi, compact
 from bench.servers import PEERS
 from tools.trees import ROOT
 
@@ -285,25 +285,64 @@ class Publications:
             return read(server.end())
 
 
-VISITS: Mapping[str, Visit | Publications] = {
+class Reports:
+    """What tasks report, each ten times, in batches, while their owners are connected."""
+
+    EACH: Final = 10
+    BATCH: Final = 100
+    what: ClassVar[str] = "report"
+    parts: ClassVar[Parts] = PARTS
+    floors: ClassVar[None] = None
+
+    def take(self, kind: type[_Counted], reports: int, read: Callable[[Path], Counted]) -> Counted:
+        """Let so many come to a warm server, and be shown; return what was counted meanwhile."""
+        tasks = reports // self.EACH
+        with ExitStack() as stack:
+            stage = Stage(stack, QUICK)
+            server = stage.server(kind)
+            assert isinstance(server, _Counted)
+            owners = stage.clients(server)
+            owners.connect(owners.greet(range(tasks), THREE))
+            self._post(server, tasks, "task.create")
+            self._post(server, tasks, "task.progress", percentage=1)
+            server.begin()
+            for n in range(self.EACH):
+                self._post(server, tasks, "task.progress", percentage=2 + n)
+            # Until the last ones are shown.
+            time.sleep(4 * REST)
+            return read(server.end())
+
+    def _post(self, server: Peer, tasks: int, method: str, **given: object) -> None:
+        for first in range(0, tasks, self.BATCH):
+            numbers = range(first, min(first + self.BATCH, tasks))
+            each = [{"method": method, "params": {"taskId": f"t{n}", "userId": f"u{n}", **given}} for n in numbers]
+            server.http.post(server.batch_path, compact({"commands": each}), server.headers)
+
+
+Work = Visit | Publications | Reports
+VISITS: Mapping[str, Work] = {
     "sign-in": Visit(False, THREE),
     "sign-in-redis": Visit(True, THREE),
     "recovery": Visit(False, ("log:a",), 100),
     "recovery-redis": Visit(True, ("log:a",), 100),
+    "presence": Visit(False, ("room:all",)),
     "publish": Publications(redis=False),
     "publish-redis": Publications(redis=True),
+    "progress": Reports(),
 }
 
 
 # -- the tables -------------------------------------------------------------------------------------------------------
 
 
-def table(title: str, ours: Calls, floor: Calls, times: int, visit: Visit | Publications) -> Iterator[str]:
-    """Yield the lines of a table: the calls of each part for a client or a request, the most first."""
-    parts, alone = shares(ours, visit.parts), shares(floor, visit.parts)
+def table(
+    title: str, ours: Calls, floor: Calls | None, times: int, visit: Visit | Publications | Reports
+) -> Iterator[str]:
+    """Yield the lines of a table: the calls of each part for a client, a request or a report, the most first."""
+    parts, alone = shares(ours, visit.parts), shares(floor or {}, visit.parts)
     total = sum(parts.values())
-    least = sum(alone.values()) / times
-    yield f"{title}: {total / times:.0f} calls for a {visit.what}; {visit.floors[0].name} alone: {least:.0f}"
+    beside = f"; {visit.floors[0].name} alone: {alone.total() / times:.0f}" if visit.floors else ""
+    yield f"{title}: {total / times:.0f} calls for a {visit.what}{beside}"
     for part, number in parts.most_common():
         beside = f"{alone[part] / times:.0f}" if alone[part] else "-"
         yield f"  {part:28}{number / times:7.0f}{number / total:7.0%}{beside:>7}"
@@ -324,7 +363,7 @@ def main(words: list[str]) -> int:
         prog="python -m bench counts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("paths", nargs="*", metavar="PATH", help=f"of {', '.join(VISITS)} (default: all)")
-    options.add_argument("--clients", type=int, default=100, help="or requests")
+    options.add_argument("--clients", type=int, default=100, help="or requests, or reports")
     options.add_argument("--instructions", action="store_true")
     options.add_argument("--functions", type=int, default=0, help="those that are called the most")
     given = options.parse_args(words)
@@ -334,14 +373,16 @@ def main(words: list[str]) -> int:
     for name in given.paths or VISITS:
         visit, clients = VISITS[name], given.clients
         if given.instructions:
-            counted = [visit.take(kind, clients, read_instructions) for kind in (InstrumentedOurs, visit.floors[1])]
-            ours, floor = (number / clients / 1e6 for number in counted)
-            print(
-                f"{name}: {ours:.3f} million instructions for a {visit.what}; {visit.floors[1].name} alone: {floor:.3f}"
-            )
+            ours = visit.take(InstrumentedOurs, clients, read_instructions) / clients / 1e6
+            print(f"{name}: {ours:.3f} million instructions for a {visit.what}", end="")
+            if visit.floors:
+                least = visit.take(visit.floors[1], clients, read_instructions) / clients / 1e6
+                print(f"; {visit.floors[1].name} alone: {least:.3f}", end="")
+            print()
         else:
-            calls, least = (visit.take(kind, clients, read_calls) for kind in (ProfiledOurs, visit.floors[0]))
-            print("\n".join(table(name, calls, least, clients, visit)))
+            calls = visit.take(ProfiledOurs, clients, read_calls)
+            alone = visit.take(visit.floors[0], clients, read_calls) if visit.floors else None
+            print("\n".join(table(name, calls, alone, clients, visit)))
             print("\n".join(functions(calls, clients, given.functions)))
         sys.stdout.flush()
     return 0

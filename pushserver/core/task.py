@@ -42,7 +42,7 @@ class Status(StrEnum):
 
     @property
     def final(self) -> bool:
-        return self not in (Status.PENDING, Status.RUNNING)
+        return self is not Status.RUNNING and self is not Status.PENDING
 
 
 class TaskState(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -298,12 +298,13 @@ def _end(state: TaskState, now: int, truncated: bool, **changes: Any) -> TaskSta
 
 
 def _next(state: TaskState, now: int, **changes: Any) -> TaskState:
-    changed = replace(state, **changes)
     # Python's 1 == True == 1.0 is not JSON's, and only `details` can hold such a difference.
-    if changed == state and _json(changed.details) == _json(state.details):
+    if all(getattr(state, name) == value for name, value in changes.items()) and (
+        "details" not in changes or _json(changes["details"]) == _json(state.details)
+    ):
         return state
     # Nodes' clocks differ a little; a task's time never goes back.
-    return replace(changed, version=state.version + 1, updated_at=max(now, state.updated_at))
+    return replace(state, **changes, version=state.version + 1, updated_at=max(now, state.updated_at))
 
 
 def _json(value: Any) -> bytes:

@@ -707,6 +707,11 @@ class ITaskStore(Interface):
         repeat of ``once``. ``output`` is appended in it, and fails all of it as in `IOutputs.append`; a final state
         closes the task's outputs."""
 
+    def replace_all(changes: Sequence[tuple[TaskEvent, int]]) -> Deferred[list[bool]]:
+        """As `replace` for each of these unfinished states, in their order, with the ``kept`` beside it. Several of one
+        task follow upon each other: after one that was not kept, none of this task is. A task that is not known is one
+        that somebody else changed. Where this fails, some may have happened."""
+
     def restart(event: TaskEvent, once: IdempotencyKey | None, kept: int | None = None) -> Deferred[TaskState | None]:
         """Keep the first state of another attempt, in the place of one as in `replace`, and notify who listens: an
         ended task is unfinished again, and the message of its end leaves the owner's inbox (nothing counts as lost).
@@ -716,6 +721,9 @@ class ITaskStore(Interface):
     def get(task_id: str) -> Deferred[TaskState]:
         """Return the newest state. Fails with `errors.NotFound` where the task is not known, or a final one is older
         than its ``ttl``."""
+
+    def get_all(task_ids: Sequence[str]) -> Deferred[dict[str, TaskState]]:
+        """Return the newest states of these tasks, by id, without those that `get` fails for."""
 
     def of_user(user_id: str, unfinished: bool, limit: int) -> Deferred[list[TaskState]]:
         """Return at most ``limit`` of the user's tasks, the newest (by creation) first."""

@@ -5,8 +5,9 @@ method, params (JSON) -> typed parameters -> rooms -> result (JSON)
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
@@ -36,6 +37,8 @@ MAX_BATCH: Final = 1_000
 #: Appends to outputs that are carried out side by side, so that they share what a transaction costs; more would hold up
 #: everybody else.
 SIDE_BY_SIDE: Final = 32
+#: Reports of progress that are read, and kept, at once; as above.
+REPORTS_AT_ONCE: Final = 100
 #: Channels of one broadcast, users of one notify.
 MAX_FANNED: Final = 10_000
 
@@ -166,6 +169,12 @@ class TaskId(Struct, frozen=True):
     task_id: str = msgspec.field(name="taskId")
 
 
+class NamedProgress(Progress, frozen=True, kw_only=True, rename="camel"):
+    """A report, and of which task."""
+
+    task_id: str
+
+
 class SubscribeParams(Struct, frozen=True, rename="camel"):
     channels: list[Channel]
     user_id: Id | None = None
@@ -228,6 +237,20 @@ def side_by_side(commands: Iterable[BackendCommand]) -> Iterator[list[BackendCom
             tasks.add(task_id)
     if appends:
         yield appends
+
+
+def _named_report(params: msgspec.Raw) -> tuple[str, Progress]:
+    """Return a report and its task. Raises `errors.Invalid`, and `errors.NotFound` for what is no task's id."""
+    try:
+        report = decode(params, NamedProgress)
+        task_id = report.task_id
+    except Invalid:
+        # What is wrong of the task comes first.
+        task_id = decode(params, TaskId).task_id
+        report = None
+    if not is_id(task_id):
+        raise NotFound("no such task")
+    return task_id, report or decode(params, Progress)
 
 
 def _appended_to(command: BackendCommand) -> str | None:
@@ -345,8 +368,9 @@ class BackendCommands:
         allowed: Callable[[str], PushError | None],
         execute: Callable[[str, msgspec.Raw], Awaitable[object]] | None = None,
     ) -> list[dict[str, object]]:
-        """Carry out commands in order, going on after a failure; appends to different outputs side by side.
-        ``allowed`` says why a method is not; ``execute`` does one, where that is not this object's own."""
+        """Carry out commands in order, going on after a failure; appends to different outputs side by side, and reports
+        of progress at once. ``allowed`` says why a method is not; ``execute`` does one, where that is not this object's
+        own."""
 
         async def reply(command: BackendCommand) -> dict[str, object]:
             try:
@@ -358,8 +382,35 @@ class BackendCommands:
                 return {"error": error_of(problem)}
 
         replies: list[dict[str, object]] = []
-        for commands in side_by_side(batch.commands):
-            replies += await together(*map(reply, commands)) if len(commands) > 1 else [await reply(commands[0])]
+        for reports, run in groupby(batch.commands, lambda command: command.method == "task.progress"):
+            if reports and execute is None and allowed("task.progress") is None:
+                commands = list(run)
+                for first in range(0, len(commands), REPORTS_AT_ONCE):
+                    replies += await self._report(commands[first : first + REPORTS_AT_ONCE])
+                continue
+            for commands in side_by_side(run):
+                replies += await together(*map(reply, commands)) if len(commands) > 1 else [await reply(commands[0])]
+        return replies
+
+    async def _report(self, commands: Sequence[BackendCommand]) -> list[dict[str, object]]:
+        """Carry out reports of progress; return the reply to each."""
+        replies: list[dict[str, object]] = []
+        reports: dict[int, tuple[str, Progress]] = {}
+        for place, command in enumerate(commands):
+            try:
+                reports[place] = _named_report(command.params)
+                replies.append({})
+            except PushError as problem:
+                replies.append({"error": error_of(problem)})
+        try:
+            outcomes = await self._tasks.report_all(list(reports.values()))
+        except PushError as problem:
+            outcomes = [problem.with_traceback(None)] * len(reports)
+        for place, outcome in zip(reports, outcomes, strict=True):
+            if isinstance(outcome, PushError):
+                replies[place] = {"error": error_of(outcome)}
+            else:
+                replies[place] = {"result": outcome}
         return replies
 
     # -- messages -----------------------------------------------------------------------------------------------------

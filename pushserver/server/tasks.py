@@ -13,7 +13,7 @@ among the followers of ``task:<id>``, whatever they subscribe to. A final event 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from secrets import token_hex
 from typing import TYPE_CHECKING, Final, overload
@@ -26,7 +26,7 @@ from twisted.logger import Logger
 from pushserver.core import publication
 from pushserver.core import task as progress
 from pushserver.core.channels import is_id
-from pushserver.core.errors import Conflict, NotFound, Unavailable
+from pushserver.core.errors import Conflict, NotFound, PushError, Unavailable
 from pushserver.core.events import NewEvent
 from pushserver.core.inbox import INBOXES
 from pushserver.core.output import NewOutput, Producer
@@ -115,12 +115,14 @@ class _Final(msgspec.Struct):
 class Feed:
     """What one audience on this node has been shown of one task."""
 
-    __slots__ = ("doubted", "floors", "held", "shown", "throttle", "timer")
+    __slots__ = ("doubted", "floors", "held", "shown", "throttle", "timer", "timer_due")
 
     def __init__(self, rules: ThrottleRules) -> None:
         self.throttle = Throttle(rules)
         self.shown: TaskEvent | None = None
+        #: what shows what waits, and the moment that it comes at, ms: that may be before it is due
         self.timer: IDelayedCall | None = None
+        self.timer_due = 0
         #: whether the task may have ended unheard, and the newest that was told of it since
         self.doubted = False
         self.held: TaskEvent | None = None
@@ -256,6 +258,48 @@ class Tasks:
         return await self._change(
             task_id, lambda state, now: progress.progress(state, report, now), once, report.attempt, reported=True
         )
+
+    async def report_all(self, reports: Sequence[tuple[str, Progress]]) -> list[TaskState | PushError]:
+        """Progress of several tasks, in this order: read at once, and kept at once. Return for each what `report`
+        returns or raises. Raises `errors.Unavailable` where none can be known to have happened."""
+        store = self._engine.tasks
+        newest = await store.get_all(list(dict.fromkeys(task_id for task_id, _ in reports)))
+        now, lowest = self._clock.now(), store.lowest_version()
+        outcomes: list[TaskState | PushError] = []
+        changes: dict[int, tuple[TaskEvent, int]] = {}
+        for place, (task_id, report) in enumerate(reports):
+            try:
+                old = newest.get(task_id)
+                if old is None:
+                    raise NotFound("no such task")
+                progress.check_attempt(old, report.attempt)
+                new = progress.progress(old, report, now)
+            except PushError as problem:
+                outcomes.append(problem.with_traceback(None))
+                continue
+            if new is not old:
+                new = newest[task_id] = progress.at_least(new, lowest)
+                changes[place] = TaskEvent("task_progress", new), old.version
+            outcomes.append(new)
+        kept = await store.replace_all(list(changes.values())) if changes else []
+        if not all(kept):
+            await self._report_again(reports, outcomes, dict(zip(changes, kept, strict=True)))
+        return outcomes
+
+    async def _report_again(
+        self, reports: Sequence[tuple[str, Progress]], outcomes: list[TaskState | PushError], kept: dict[int, bool]
+    ) -> None:
+        """Carry out one by one what somebody else was quicker than, and what of the same tasks came after it. ``kept``:
+        by place, whether a change was."""
+        overtaken: set[str] = set()
+        for place, (task_id, report) in enumerate(reports):
+            if not kept.get(place, True):
+                overtaken.add(task_id)
+            if task_id in overtaken:
+                try:
+                    outcomes[place] = await self.report(task_id, report)
+                except PushError as problem:
+                    outcomes[place] = problem.with_traceback(None)
 
     async def set_status(
         self,
@@ -503,8 +547,11 @@ class Tasks:
 
     def _arm(self, channel: str, feed: Feed, to_owner: bool) -> None:
         due = feed.throttle.due
+        if feed.timer is not None and due is not None and feed.timer_due <= due:
+            return
         self._disarm(feed)
         if due is not None:
+            feed.timer_due = due
             delay = max(0.0, (due - self._clock.milliseconds()) / 1000)
             feed.timer = self._clock.later(delay, self._flush, channel, feed, to_owner)
 

@@ -410,7 +410,8 @@ class Api(Calls["Route"]):
         async def execute(method: str, params: msgspec.Raw) -> object:
             return await self._execute(request, method, params)
 
-        return {"replies": await self._commands.batch(decode(body_of(request), CommandBatch), refusal, execute)}
+        within = None if self._keys.reach(request) is None else execute
+        return {"replies": await self._commands.batch(decode(body_of(request), CommandBatch), refusal, within)}
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

@@ -77,6 +77,46 @@ async def test_a_version_is_replaced_by_the_next_only(nodes: Nodes) -> None:
         await node.tasks.replace(running(state(nodes, "unknown")), None, None)
 
 
+async def test_several_are_read_and_replaced_at_once(nodes: Nodes) -> None:
+    node = await nodes.start()
+    other = await nodes.second(node)
+    firsts = [state(nodes, task_id) for task_id in ("a", "b", "c")]
+    for first in firsts:
+        await node.tasks.create(created(first), None)
+    assert await other.tasks.get_all(["c", "unknown", "a"]) == {"a": firsts[0], "c": firsts[2]}
+    assert await other.tasks.get_all([]) == {}
+    a, b, _ = firsts
+    once, twice = running(a, percentage=1.0), running(a, percentage=2.0, version=3)
+    quicker = running(b, percentage=50.0)
+    await other.tasks.replace(quicker, None, None)
+    changes = [
+        (once, 1),
+        (running(b, percentage=1.0), 1),
+        (twice, 2),
+        # Decided on what was not kept, though a version of that number is.
+        (running(b, percentage=2.0, version=3), 2),
+        (running(state(nodes, "unknown")), 1),
+        (running(firsts[2], percentage=3.0), 1),
+    ]
+    assert await node.tasks.replace_all(changes) == [True, False, True, False, False, True]
+    assert await other.tasks.get_all(["a", "b", "c"]) == {
+        "a": twice.state,
+        "b": quicker.state,
+        "c": changes[-1][0].state,
+    }
+
+
+async def test_each_of_several_changes_is_told(nodes: Nodes) -> None:
+    node = await nodes.start()
+    await node.broker.subscribe("task:t")
+    first = state(nodes)
+    await node.tasks.create(created(first), None)
+    changes = [running(first, percentage=float(n), version=n) for n in (2, 3, 4)]
+    assert await node.tasks.replace_all([(event, event.state.version - 1) for event in changes]) == [True] * 3
+    await node.listener.until(lambda: len(node.listener.task_events) >= 4)
+    assert [event for event, _ in node.listener.task_events][1:] == changes
+
+
 async def test_of_concurrent_changes_one_wins(nodes: Nodes) -> None:
     node = await nodes.start()
     other = await nodes.second(node)

@@ -10,7 +10,7 @@ import json
 import re
 import struct
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -340,6 +340,15 @@ class _Tasks:
 
     async def report(self, task_id: str, report: tasks.Progress, once: object) -> TaskState:
         return tasks.progress(self._begun, report, NOW)
+
+    async def report_all(self, reports: Sequence[tuple[str, tasks.Progress]]) -> list[TaskState | PushError]:
+        outcomes: list[TaskState | PushError] = []
+        for task_id, report in reports:
+            try:
+                outcomes.append(await self.report(task_id, report, None))
+            except PushError as problem:
+                outcomes.append(problem.with_traceback(None))
+        return outcomes
 
     async def set_status(
         self, task_id: str, status: str, message: str | None, once: object, attempt: int | None, last: NewOutput | None

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred, fail
 from pushserver.core import errors
 from pushserver.core.task import Status, TaskState
 from pushserver.engine.interfaces import TaskEvent
+from pushserver.server.backend_commands import BackendCommand, CommandBatch
 from pushserver.server.outbox import Policy
 from tests.fakes import Rig
 
@@ -32,6 +33,116 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 
 def versions(messages: list[Any]) -> list[int]:
     return [m["data"]["version"] for m in messages if m["type"].startswith("task_")]
+
+
+async def batch(rig: Rig, *commands: tuple[str, dict[str, Any]]) -> list[Any]:
+    """Have commands carried out in one batch; return the replies, of tasks as percentage and version."""
+    each = [BackendCommand(method, msgspec.Raw(msgspec.json.encode(params))) for method, params in commands]
+    work = rig.node.commands.batch(CommandBatch(each), lambda method: None)
+    replies = msgspec.json.decode(msgspec.json.encode(await Deferred.fromCoroutine(work)))
+    return [
+        (reply["result"]["percentage"], reply["result"]["version"]) if "result" in reply else reply["error"]["code"]
+        for reply in replies
+    ]
+
+
+async def test_reports_of_one_batch_are_carried_out_in_order_and_answered_each(rig: Rig) -> None:
+    for task_id in ("a", "b", "ended"):
+        await rig.execute("task.create", taskId=task_id, userId="ann")
+    await rig.execute("task.complete", taskId="ended")
+    replies = await batch(
+        rig,
+        ("task.progress", {"taskId": "a", "percentage": 10}),
+        ("task.progress", {"taskId": "b", "percentage": 20, "attempt": 1}),
+        ("task.progress", {"taskId": "a", "percentage": 30}),
+        ("task.progress", {"taskId": "a", "percentage": 5}),
+        ("task.progress", {"taskId": "b", "percentage": 40, "attempt": 2}),
+        ("task.progress", {"taskId": "b", "percentage": 101}),
+        ("task.progress", {"taskId": "b", "percentage": "much"}),
+        ("task.progress", {"percentage": 1}),
+        ("task.progress", {"taskId": "no id", "percentage": "much"}),
+        ("task.progress", {"taskId": "none", "percentage": 1}),
+        ("task.progress", {"taskId": "ended", "percentage": 1}),
+        ("task.complete", {"taskId": "b"}),
+        ("task.progress", {"taskId": "b", "percentage": 50}),
+        ("task.progress", {"taskId": "a", "percentage": 1, "force": True}),
+    )
+    assert replies == [
+        (10, 2),
+        (20, 2),
+        (30, 3),
+        (30, 3),
+        "CONFLICT",
+        "INVALID_MESSAGE",
+        "INVALID_MESSAGE",
+        "INVALID_MESSAGE",
+        "NOT_FOUND",
+        "NOT_FOUND",
+        "CONFLICT",
+        (100, 3),
+        "CONFLICT",
+        (1, 4),
+    ]
+
+
+async def test_reports_that_somebody_else_was_quicker_than_are_decided_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for task_id in ("a", "b", "gone"):
+        await rig.execute("task.create", taskId=task_id, userId="ann")
+    owner = await rig.client("ann")
+    read = rig.node.engine.tasks.get_all
+
+    async def read_and_be_late(task_ids: list[str]) -> dict[str, TaskState]:
+        states: dict[str, TaskState] = await read(task_ids)
+        await rig.execute("task.progress", taskId="a", percentage=50)
+        await rig.execute("task.complete", taskId="gone")
+        return states
+
+    monkeypatch.setattr(rig.node.engine.tasks, "get_all", read_and_be_late)
+    replies = await batch(
+        rig,
+        ("task.progress", {"taskId": "a", "percentage": 10}),
+        ("task.progress", {"taskId": "b", "percentage": 10}),
+        ("task.progress", {"taskId": "a", "percentage": 60}),
+        ("task.progress", {"taskId": "gone", "percentage": 10}),
+    )
+    assert replies == [(50, 2), (10, 2), (60, 3), "CONFLICT"]
+    await rig.advance(5)
+    assert [m["data"]["percentage"] for m in owner.pushes("task_progress") if m["channel"] == "task:a"] == [50, 60]
+
+
+async def test_reports_that_a_store_cannot_take_are_each_answered_so(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    await rig.execute("task.create", taskId="a", userId="ann")
+    for call in ("get_all", "replace_all"):
+        with monkeypatch.context() as patched:
+            patched.setattr(rig.node.engine.tasks, call, lambda each: fail(errors.Unavailable("away")))
+            replies = await batch(
+                rig,
+                ("task.progress", {"taskId": "a", "percentage": 10}),
+                ("task.progress", {"percentage": 10}),
+                ("task.progress", {"taskId": "a", "percentage": 20}),
+            )
+        assert replies == ["UNAVAILABLE", "INVALID_MESSAGE", "UNAVAILABLE"]
+    assert await batch(rig, ("task.progress", {"taskId": "a", "percentage": 10})) == [(10, 2)]
+
+
+async def test_a_change_that_comes_sooner_moves_what_waits_to_be_shown(rig: Rig) -> None:
+    await rig.execute("task.create", taskId="t", userId="ann")
+    owner = await rig.client("ann")
+    await rig.execute("task.progress", taskId="t", percentage=1)
+    await rig.advance(0.5)
+    # A small change waits until it has been quiet, a larger one for the interval alone.
+    await rig.execute("task.progress", taskId="t", percentage=1.5)
+    await rig.advance(0.25)
+    await rig.execute("task.progress", taskId="t", percentage=1.75)
+    await rig.advance(0.2)
+    assert versions(owner.pushes()) == [2]
+    await rig.execute("task.progress", taskId="t", percentage=10)
+    await rig.advance(0.1)
+    assert versions(owner.pushes()) == [2, 5]
+    await rig.advance(10)
+    assert versions(owner.pushes()) == [2, 5]
 
 
 async def test_owner_and_watcher_hear_each_event_once_whatever_they_subscribed_to(rig: Rig) -> None:

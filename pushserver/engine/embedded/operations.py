@@ -22,7 +22,7 @@ from pushserver.engine.interfaces import OutputPage, OutputTaken, PublishResult
 from .database import spare_pages
 from .rows import deliveries as deliveryrows
 from .rows import revocations as revocationrows
-from .rows.tasks import TaskBrief
+from .rows.tasks import TaskBrief, TaskRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -77,8 +77,9 @@ class Operation(Generic[T]):
     user_id: str | None = None
     #: which history
     channel: str | None = None
-    #: which task
+    #: which task, or several
     task_id: str | None = None
+    task_ids: Sequence[str] = ()
     #: which output: its task, and its name
     output: tuple[str, str] | None = None
 
@@ -439,6 +440,54 @@ class ReplaceTask(Operation[bool]):
             if self._final is not None and self._position is not None:
                 delivery.deliver(self._final, *self._position)
             delivery.task_event(self._event)
+
+
+class ReplaceTasks(Operation[list[bool]]):
+    """The next states of tasks that go on. Only the last one of a task is written."""
+
+    __slots__ = ("_changes", "_kept", "task_ids")
+    name = "task_replace"
+
+    def __init__(self, changes: Sequence[tuple[TaskEvent, int]]) -> None:
+        self.task_ids = [event.state.task_id for event, _ in changes]
+        self._changes = changes
+        self._kept: list[TaskEvent] = []
+
+    def carry_out(self, store: Store) -> list[bool]:
+        self._kept = []
+        answers: list[bool] = []
+        refused: set[str] = set()
+        for event, kept in self._changes:
+            state = event.state
+            if (
+                store.tasks.version(state.task_id) != kept
+                or state.version < store.lowest_version
+                or state.task_id in refused
+            ):
+                refused.add(state.task_id)
+                answers.append(False)
+            else:
+                store.tasks.put(state, store.now)
+                self._kept.append(event)
+                answers.append(True)
+        return answers
+
+    def notify(self, delivery: KeptListener, answer: list[bool]) -> None:
+        for event in self._kept:
+            delivery.task_event(event)
+
+
+class ReadTasks(Operation[dict[str, TaskState]]):
+    """The newest states of tasks."""
+
+    __slots__ = ("_task_ids",)
+    name = _name(TaskCall.rows, TaskRows.get)
+
+    def __init__(self, task_ids: Sequence[str]) -> None:
+        self._task_ids = task_ids
+
+    def carry_out(self, store: Store) -> dict[str, TaskState]:
+        return store.tasks.get_all(store.connection, store.now, self._task_ids)
 
 
 def _has_outputs(store: Store, task_id: str) -> bool:

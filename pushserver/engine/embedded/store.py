@@ -59,6 +59,9 @@ class BatchItem(Protocol):
     def task_id(self) -> str | None: ...
 
     @property
+    def task_ids(self) -> Sequence[str]: ...
+
+    @property
     def output(self) -> tuple[str, str] | None: ...
 
     def carry_out(self, store: Store) -> Any: ...  # Any: each has an answer of its own kind
@@ -315,7 +318,10 @@ class Store:
             self.inboxes.fetch(connection, now, user_ids)
         if channels := [each.channel for each in operations if each.channel is not None]:
             self.histories.fetch(connection, now, channels)
-        if task_ids := [each.task_id for each in operations if each.task_id is not None]:
+        task_ids = [each.task_id for each in operations if each.task_id is not None]
+        for each in operations:
+            task_ids += each.task_ids
+        if task_ids:
             self.tasks.fetch(connection, now, task_ids)
         if outputs := [each.output for each in operations if each.output is not None]:
             self.tasks.fetch_briefs(connection, now, [task_id for task_id, _ in outputs])

@@ -8,7 +8,7 @@ from zope.interface import implementer
 
 from pushserver.engine.interfaces import IdempotencyKey, ITaskStore
 
-from .operations import CreateTask, ReplaceTask, RestartTask, TaskCall, TaskDone
+from .operations import CreateTask, ReadTasks, ReplaceTask, ReplaceTasks, RestartTask, TaskCall, TaskDone
 from .rows.tasks import TaskRows
 
 if TYPE_CHECKING:
@@ -52,6 +52,9 @@ class EmbeddedTasks:
     ) -> Deferred[bool]:
         return self._writer.submit(ReplaceTask(event, final, once, kept, events, output))
 
+    def replace_all(self, changes: Sequence[tuple[TaskEvent, int]]) -> Deferred[list[bool]]:
+        return self._writer.submit(ReplaceTasks(changes))
+
     def restart(
         self, event: TaskEvent, once: IdempotencyKey | None, kept: int | None = None
     ) -> Deferred[TaskState | None]:
@@ -59,6 +62,9 @@ class EmbeddedTasks:
 
     def get(self, task_id: str) -> Deferred[TaskState]:
         return self._writer.submit(TaskCall(TaskRows.get, task_id))
+
+    def get_all(self, task_ids: Sequence[str]) -> Deferred[dict[str, TaskState]]:
+        return self._writer.submit(ReadTasks(task_ids))
 
     def of_user(self, user_id: str, unfinished: bool, limit: int) -> Deferred[list[TaskState]]:
         return self._writer.submit(TaskCall(TaskRows.of_user, user_id, unfinished, limit))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pushserver.core import errors
@@ -21,7 +22,7 @@ from .events import packed
 from .names import TASK
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Iterable, Sequence
 
     from pushserver.core.events import NewEvent
     from pushserver.core.output import NewOutput
@@ -170,6 +171,45 @@ class RedisTasks:
             await self._live.kept(final, body, Position(int(reply[0]), reply[1].decode()))
         return True
 
+    def replace_all(self, changes: Sequence[tuple[TaskEvent, int]]) -> Deferred[list[bool]]:
+        return Deferred.fromCoroutine(self._replace_all(changes))
+
+    async def _replace_all(self, changes: Sequence[tuple[TaskEvent, int]]) -> list[bool]:
+        by_task: dict[str, list[int]] = {}
+        for place, (event, _) in enumerate(changes):
+            by_task.setdefault(event.state.task_id, []).append(place)
+        answers = [False] * len(changes)
+
+        async def replace(places: list[int]) -> None:
+            for place in places:
+                event, kept = changes[place]
+                try:
+                    answers[place] = await self._replace(event, None, None, kept, b"", None)
+                except errors.NotFound:
+                    return
+                if not answers[place]:
+                    return
+
+        await self._side_by_side(map(replace, by_task.values()))
+        return answers
+
+    async def _side_by_side(
+        self,
+        work: Iterable[Coroutine[Any, Any, Any]],  # Any: what it awaits, is given and returns
+    ) -> list[Any]:
+        """Return what each returns, in their order. When all have ended, raises what the first to fail has raised."""
+        problems: list[BaseException] = []
+
+        def failed(failure: Failure) -> None:
+            assert failure.value is not None
+            problems.append(failure.value)
+
+        results = await gatherResults([Deferred.fromCoroutine(each).addErrback(failed) for each in work])
+        if problems:
+            # Taken out, so that this frame, which its traceback holds, does not hold it.
+            raise problems.pop(0).with_traceback(None)
+        return results
+
     def restart(
         self, event: TaskEvent, once: IdempotencyKey | None, kept: int | None = None
     ) -> Deferred[TaskState | None]:
@@ -214,6 +254,15 @@ class RedisTasks:
                 name = task_id.decode()
                 await self._quarantine.put("task", name, self._names.task(name), state, str(error))
         return states
+
+    def get_all(self, task_ids: Sequence[str]) -> Deferred[dict[str, TaskState]]:
+        return Deferred.fromCoroutine(self._get_all(task_ids))
+
+    async def _get_all(self, task_ids: Sequence[str]) -> dict[str, TaskState]:
+        read = [self._commands.call("HGET", self._names.task(task_id), "state") for task_id in task_ids]
+        kept = zip(task_ids, await self._side_by_side(read), strict=True)
+        rows = [part for task_id, state in kept if state is not None for part in (task_id.encode(), state)]
+        return {state.task_id: state for state in await self._read(rows)}
 
     def of_user(self, user_id: str, unfinished: bool, limit: int) -> Deferred[list[TaskState]]:
         return started(self._of_user(user_id, unfinished, limit))

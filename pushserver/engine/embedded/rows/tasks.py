@@ -153,6 +153,18 @@ class TaskRows:
             raise errors.NotFound("no such task")
         return found[0]
 
+    def get_all(self, connection: sqlite3.Connection, now: int, task_ids: Sequence[str]) -> dict[str, TaskState]:
+        """Return the states of those that are known, by id."""
+        self.flush(connection)
+        rows = [
+            (task_id, body)
+            for task_id, expires_at, body in read_rows(
+                connection, "SELECT task_id, expires_at, body FROM task WHERE task_id IN (*)", task_ids
+            )
+            if expires_at is None or expires_at > now
+        ]
+        return {state.task_id: state for state in self._read(connection, now, rows)}
+
     def _read(
         self,
         connection: sqlite3.Connection,
