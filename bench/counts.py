@@ -2,8 +2,9 @@
 
 What the coming of a client costs, a request that publishes, or a report of a task, in counts: other work on the machine
 does not move them much. Calls of the server's main thread, of Python's functions and of C's, by part of the program
-(cProfile); or with ``--instructions`` those of the whole process outside of the kernel (callgrind, which valgrind brings). Each beside the
-libraries alone: Twisted and Autobahn, or twisted.web; where Redis is asked, with txredisapi (and PyJWT, in a sign-in).
+(cProfile); or with ``--instructions`` those of the whole process outside of the kernel (callgrind, which valgrind
+brings). Each beside the libraries alone: Twisted and Autobahn, or twisted.web; where Redis is asked, with txredisapi
+(and PyJWT, in a sign-in).
 """
 
 from __future__ import annotations

@@ -245,15 +245,21 @@ class Presence:
         identity = connection.identity_for(channel)
         if not namespace.tracks_presence or identity is None:
             return
-        done: Deferred[None] = Deferred()
+        problems: list[BaseException] = []
 
-        def finished(result: Failure | None) -> None:
-            if not done.called:
-                done.callback(result)
+        def failed(failure: Failure) -> None:
+            if failure.value is not None:
+                problems.append(failure.value)
 
         # Once begun it is finished, also where the connection ends meanwhile: a leave only counts after its join.
-        Deferred.fromCoroutine(self._join(connection, namespace, channel, identity)).addBoth(finished)
-        await done
+        joining = begin(self._join(connection, namespace, channel, identity), failed)
+        if joining is not None:
+            done: Deferred[None] = Deferred()
+            joining.addBoth(lambda _: None if done.called else done.callback(None))
+            await done
+        if problems:
+            # Taken out, so that this frame, which its traceback holds, does not hold it.
+            raise problems.pop()
 
     async def turn(self, connection: Connection, namespace: Namespace, channel: str) -> None:
         """Who followed a channel as nobody has signed in."""
