@@ -11,7 +11,6 @@ alone and only of the matching type and curve, ``none`` never.
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 import re
 from base64 import b64decode, urlsafe_b64decode
@@ -27,7 +26,6 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
-from jwt.algorithms import HMACAlgorithm
 
 from pushserver.core.channels import MAX_ID_LENGTH, is_channel, is_id
 from pushserver.core.errors import Code, Invalid, Refused, TokenRefused
@@ -43,7 +41,6 @@ MAX_INFO_SIZE: Final = 1024
 
 #: RFC 7518 section 3.2: a key must be at least as long as the hash.
 _HMAC_KEY_SIZES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
-_HMAC_DIGESTS: Final = {"HS256": hashlib.sha256, "HS384": hashlib.sha384, "HS512": hashlib.sha512}
 _RSA: Final = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 _MIN_RSA_BITS: Final = 2048  # RFC 7518 section 3.3
 _CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512", "secp256k1": "ES256K"}
@@ -65,27 +62,8 @@ _TO_BASE64URL: Final = bytes.maketrans(b"+/", b"-_")
 _PEM_BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.DOTALL)
 
 
-class _Secret(bytes):
-    """An HMAC secret that was found to be no key of another kind."""
-
-
-class _Hmac(HMACAlgorithm):
-    """PyJWT's, but that it looks once at a secret, which it otherwise does for each token: a quarter of its check."""
-
-    def prepare_key(self, key: str | bytes) -> bytes:
-        return key if isinstance(key, _Secret) else _Secret(super().prepare_key(key))
-
-
-def _make_signatures() -> jwt.PyJWS:
-    # The signature alone, and never with a key that is too short for its algorithm.
-    made = jwt.PyJWS(options={"enforce_minimum_key_length": True})
-    for name, digest in _HMAC_DIGESTS.items():
-        made.unregister_algorithm(name)
-        made.register_algorithm(name, _Hmac(digest))
-    return made
-
-
-_signatures = _make_signatures()
+# The signature alone, and never with a key that is too short for its algorithm.
+_signatures = jwt.PyJWS(options={"enforce_minimum_key_length": True})
 
 
 class TokenRules(msgspec.Struct, frozen=True, kw_only=True):
