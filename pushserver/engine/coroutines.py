@@ -29,7 +29,7 @@ def started(work: Coroutine[Any, Any, T]) -> Deferred[T]:  # Any: what it awaits
     return awaited.addBoth(_go_on, work)
 
 
-def _go_on(came: object, work: Coroutine[Any, Any, T]) -> T | Failure | Deferred[T]:
+def _go_on(came: object, work: Coroutine[Any, Any, T]) -> T | Failure | Deferred[T]:  # Any: as above
     """What a coroutine waits for has come, or failed."""
     try:
         awaited: Deferred[Any] = (
