@@ -418,7 +418,8 @@ class PushChannel(HTTPChannel):
         """The request that was read led to this call, and its head would again, where nothing else was done for it."""
         whole = read_whole(self._first)
         headers = request.requestHeaders
-        if whole is None or not self.persistent or headers.hasHeader(b"expect"):
+        # One without a body is taken without a look at how that would be encoded.
+        if whole is None or not whole.body or not self.persistent or headers.hasHeader(b"expect"):
             return
         # Of octets that hold more than it, this would be another's body.
         if request.content is not None and request.content.getvalue() == whole.body:
@@ -500,6 +501,7 @@ class PushChannel(HTTPChannel):
     def allContentReceived(self) -> None:
         if not self._ended:
             super().allContentReceived()
+        self._first = b""
 
     def checkPersistence(self, request: Any, version: bytes) -> bool:
         persistent = bool(super().checkPersistence(request, version))
@@ -544,6 +546,7 @@ class PushChannel(HTTPChannel):
             # Not before the next turn, and not before the answer has left: what is asked for is no more than is read.
             self._waits = more
             self._handlingRequest = True
+            self.setTimeout(REQUEST_TIMEOUT)
             self.setRawMode()
             self._resumes = self.callLater(0, self._next)
         else:

@@ -139,6 +139,22 @@ async def test_any_other_head_is_read(http: PaperHttp, lines: list[bytes], other
     assert len(lines) > read
 
 
+async def test_how_a_body_is_encoded_is_looked_at_also_behind_a_request_without_one(http: PaperHttp) -> None:
+    kept = Kept(http)
+    packed = posted("x", **{"Content-Encoding": "gzip"})
+    without = posted("x", **{"Content-Encoding": "gzip", "Content-Length": "0"}).partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    assert (await kept.ask(without)).status == 400
+    assert (await kept.ask(packed)).status == 415
+    assert http.rig.node.counters.publications == 0
+
+
+async def test_what_was_read_is_not_held_behind_its_request(http: PaperHttp) -> None:
+    kept = Kept(http)
+    for request in (posted("one"), posted("two"), b"GET /healthz HTTP/1.1\r\nHost: push.example\r\n\r\n"):
+        await kept.ask(request)
+        assert kept.exchange.channel._first == b""
+
+
 async def test_what_comes_in_pieces_or_at_once_is_read(http: PaperHttp, lines: list[bytes]) -> None:
     kept = Kept(http)
     await kept.ask(posted("one"))
@@ -169,6 +185,23 @@ async def test_what_comes_while_an_answer_is_made_waits_for_it(http: PaperHttp) 
         return kept.exchange.transport.value().count(b" 200 OK") == 2
 
     await http.until(both)
+
+
+async def test_what_came_already_has_a_time_of_its_own_where_that_between_requests_is_over(http: PaperHttp) -> None:
+    kept = Kept(http)
+    await kept.ask(posted("one"))
+    channel, times = kept.exchange.channel, list[float | None]()
+    usual = channel.setTimeout
+
+    def note(seconds: float | None) -> None:
+        times.append(seconds)
+        usual(seconds)
+
+    channel.setTimeout = note
+    channel.dataReceived(posted("two"))
+    channel.dataReceived(posted("three"))
+    await http.until(lambda: times)
+    assert times[0] == web.REQUEST_TIMEOUT
 
 
 async def test_a_key_that_is_known_no_longer_is_refused_as_by_any_head(http: PaperHttp) -> None:
