@@ -18,7 +18,8 @@ T = TypeVar("T")
 def started(work: Coroutine[Any, Any, T]) -> Deferred[T]:  # Any: what it awaits, and is given
     """Run a coroutine as far as it goes at once; return what fires with its result, and may be cancelled.
 
-    It is the Deferred that the coroutine waits for first: each of those that it waits for must be its alone.
+    It is the Deferred that the coroutine waits for first: each of those that it waits for must be its alone, and they
+    must be few, since each stays until the last has come.
     """
     try:
         awaited: Deferred[Any] = work.send(None)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 import msgspec
 from zope.interface import Attribute, Interface
 
+from pushserver.core.errors import PushError
 from pushserver.core.events import NewEvent
 from pushserver.core.histogram import Histograms
 from pushserver.core.inbox import InboxChange, Selection, Unread
@@ -707,10 +708,10 @@ class ITaskStore(Interface):
         repeat of ``once``. ``output`` is appended in it, and fails all of it as in `IOutputs.append`; a final state
         closes the task's outputs."""
 
-    def replace_all(changes: Sequence[tuple[TaskEvent, int]]) -> Deferred[list[bool]]:
-        """As `replace` for each of these unfinished states, in their order, with the ``kept`` beside it. Several of one
-        task follow upon each other: after one that was not kept, none of this task is. A task that is not known is one
-        that somebody else changed. Where this fails, some may have happened."""
+    def replace_all(changes: Sequence[tuple[TaskEvent, int]]) -> Deferred[list[bool | PushError]]:
+        """As `replace` for each of these unfinished states, with the ``kept`` beside it; answered with what each
+        returns or fails with. Those of one task follow upon each other in their order: after one that was not kept,
+        none of this task is. A task that is not known is one that somebody else changed."""
 
     def restart(event: TaskEvent, once: IdempotencyKey | None, kept: int | None = None) -> Deferred[TaskState | None]:
         """Keep the first state of another attempt, in the place of one as in `replace`, and notify who listens: an
@@ -722,8 +723,9 @@ class ITaskStore(Interface):
         """Return the newest state. Fails with `errors.NotFound` where the task is not known, or a final one is older
         than its ``ttl``."""
 
-    def get_all(task_ids: Sequence[str]) -> Deferred[dict[str, TaskState]]:
-        """Return the newest states of these tasks, by id, without those that `get` fails for."""
+    def get_all(task_ids: Sequence[str]) -> Deferred[dict[str, TaskState | PushError]]:
+        """Return the newest states of these tasks by id, without those that are not known, and why one could not be
+        read."""
 
     def of_user(user_id: str, unfinished: bool, limit: int) -> Deferred[list[TaskState]]:
         """Return at most ``limit`` of the user's tasks, the newest (by creation) first."""

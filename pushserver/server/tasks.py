@@ -261,7 +261,7 @@ class Tasks:
 
     async def report_all(self, reports: Sequence[tuple[str, Progress]]) -> list[TaskState | PushError]:
         """Progress of several tasks, in this order: read at once, and kept at once. Return for each what `report`
-        returns or raises. Raises `errors.Unavailable` where none can be known to have happened."""
+        returns or raises. Raises `errors.Unavailable` where none was read."""
         store = self._engine.tasks
         newest = await store.get_all(list(dict.fromkeys(task_id for task_id, _ in reports)))
         now, lowest = self._clock.now(), store.lowest_version()
@@ -269,9 +269,9 @@ class Tasks:
         changes: dict[int, tuple[TaskEvent, int]] = {}
         for place, (task_id, report) in enumerate(reports):
             try:
-                old = newest.get(task_id)
-                if old is None:
-                    raise NotFound("no such task")
+                old = newest.get(task_id) or NotFound("no such task")
+                if isinstance(old, PushError):
+                    raise old
                 progress.check_attempt(old, report.attempt)
                 new = progress.progress(old, report, now)
             except PushError as problem:
@@ -281,21 +281,30 @@ class Tasks:
                 new = newest[task_id] = progress.at_least(new, lowest)
                 changes[place] = TaskEvent("task_progress", new), old.version
             outcomes.append(new)
-        kept = await store.replace_all(list(changes.values())) if changes else []
-        if not all(kept):
+        kept: list[bool | PushError]
+        try:
+            kept = await store.replace_all(list(changes.values())) if changes else []
+        except PushError as problem:
+            kept = [problem.with_traceback(None)] * len(changes)
+        if any(answer is not True for answer in kept):
             await self._report_again(reports, outcomes, dict(zip(changes, kept, strict=True)))
         return outcomes
 
     async def _report_again(
-        self, reports: Sequence[tuple[str, Progress]], outcomes: list[TaskState | PushError], kept: dict[int, bool]
+        self,
+        reports: Sequence[tuple[str, Progress]],
+        outcomes: list[TaskState | PushError],
+        kept: dict[int, bool | PushError],
     ) -> None:
-        """Carry out one by one what somebody else was quicker than, and what of the same tasks came after it. ``kept``:
-        by place, whether a change was."""
-        overtaken: set[str] = set()
+        """Carry out one by one what somebody else was quicker than, and say of what could not be kept why; both with
+        what of the same tasks came after it. ``kept``: by place, what came of a change."""
+        others: dict[str, bool | PushError] = {}
         for place, (task_id, report) in enumerate(reports):
-            if not kept.get(place, True):
-                overtaken.add(task_id)
-            if task_id in overtaken:
+            if (answer := kept.get(place, True)) is not True:
+                others.setdefault(task_id, answer)
+            if isinstance(failed := others.get(task_id), PushError):
+                outcomes[place] = failed
+            elif task_id in others:
                 try:
                     outcomes[place] = await self.report(task_id, report)
                 except PushError as problem:

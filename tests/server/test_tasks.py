@@ -114,16 +114,19 @@ async def test_reports_that_somebody_else_was_quicker_than_are_decided_again(
 
 async def test_reports_that_a_store_cannot_take_are_each_answered_so(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     await rig.execute("task.create", taskId="a", userId="ann")
-    for call in ("get_all", "replace_all"):
+    for call, unknown in (("get_all", "UNAVAILABLE"), ("replace_all", "NOT_FOUND")):
         with monkeypatch.context() as patched:
             patched.setattr(rig.node.engine.tasks, call, lambda each: fail(errors.Unavailable("away")))
             replies = await batch(
                 rig,
                 ("task.progress", {"taskId": "a", "percentage": 10}),
                 ("task.progress", {"percentage": 10}),
+                ("task.progress", {"taskId": "unknown", "percentage": 10}),
+                ("task.progress", {"taskId": "a", "percentage": 20}),
+                # Of what was not kept, no repeat is told as if it were.
                 ("task.progress", {"taskId": "a", "percentage": 20}),
             )
-        assert replies == ["UNAVAILABLE", "INVALID_MESSAGE", "UNAVAILABLE"]
+        assert replies == ["UNAVAILABLE", "INVALID_MESSAGE", unknown, "UNAVAILABLE", "UNAVAILABLE"]
     assert await batch(rig, ("task.progress", {"taskId": "a", "percentage": 10})) == [(10, 2)]
 
 

@@ -442,7 +442,7 @@ class ReplaceTask(Operation[bool]):
             delivery.task_event(self._event)
 
 
-class ReplaceTasks(Operation[list[bool]]):
+class ReplaceTasks(Operation[list[bool | errors.PushError]]):
     """The next states of tasks that go on. Only the last one of a task is written."""
 
     __slots__ = ("_changes", "_kept", "task_ids")
@@ -453,9 +453,9 @@ class ReplaceTasks(Operation[list[bool]]):
         self._changes = changes
         self._kept: list[TaskEvent] = []
 
-    def carry_out(self, store: Store) -> list[bool]:
+    def carry_out(self, store: Store) -> list[bool | errors.PushError]:
         self._kept = []
-        answers: list[bool] = []
+        answers: list[bool | errors.PushError] = []
         refused: set[str] = set()
         for event, kept in self._changes:
             state = event.state
@@ -472,12 +472,12 @@ class ReplaceTasks(Operation[list[bool]]):
                 answers.append(True)
         return answers
 
-    def notify(self, delivery: KeptListener, answer: list[bool]) -> None:
+    def notify(self, delivery: KeptListener, answer: list[bool | errors.PushError]) -> None:
         for event in self._kept:
             delivery.task_event(event)
 
 
-class ReadTasks(Operation[dict[str, TaskState]]):
+class ReadTasks(Operation[dict[str, TaskState | errors.PushError]]):
     """The newest states of tasks."""
 
     __slots__ = ("_task_ids",)
@@ -486,8 +486,8 @@ class ReadTasks(Operation[dict[str, TaskState]]):
     def __init__(self, task_ids: Sequence[str]) -> None:
         self._task_ids = task_ids
 
-    def carry_out(self, store: Store) -> dict[str, TaskState]:
-        return store.tasks.get_all(store.connection, store.now, self._task_ids)
+    def carry_out(self, store: Store) -> dict[str, TaskState | errors.PushError]:
+        return {**store.tasks.get_all(store.connection, store.now, self._task_ids)}
 
 
 def _has_outputs(store: Store, task_id: str) -> bool:

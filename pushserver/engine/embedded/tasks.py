@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
+    from pushserver.core.errors import PushError
     from pushserver.core.events import NewEvent
     from pushserver.core.output import NewOutput
     from pushserver.core.publication import Publication
@@ -52,7 +53,7 @@ class EmbeddedTasks:
     ) -> Deferred[bool]:
         return self._writer.submit(ReplaceTask(event, final, once, kept, events, output))
 
-    def replace_all(self, changes: Sequence[tuple[TaskEvent, int]]) -> Deferred[list[bool]]:
+    def replace_all(self, changes: Sequence[tuple[TaskEvent, int]]) -> Deferred[list[bool | PushError]]:
         return self._writer.submit(ReplaceTasks(changes))
 
     def restart(
@@ -63,7 +64,7 @@ class EmbeddedTasks:
     def get(self, task_id: str) -> Deferred[TaskState]:
         return self._writer.submit(TaskCall(TaskRows.get, task_id))
 
-    def get_all(self, task_ids: Sequence[str]) -> Deferred[dict[str, TaskState]]:
+    def get_all(self, task_ids: Sequence[str]) -> Deferred[dict[str, TaskState | PushError]]:
         return self._writer.submit(ReadTasks(task_ids))
 
     def of_user(self, user_id: str, unfinished: bool, limit: int) -> Deferred[list[TaskState]]:

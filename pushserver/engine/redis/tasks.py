@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from pushserver.core import errors
@@ -22,7 +21,7 @@ from .events import packed
 from .names import TASK
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Sequence
+    from collections.abc import Sequence
 
     from pushserver.core.events import NewEvent
     from pushserver.core.output import NewOutput
@@ -171,44 +170,31 @@ class RedisTasks:
             await self._live.kept(final, body, Position(int(reply[0]), reply[1].decode()))
         return True
 
-    def replace_all(self, changes: Sequence[tuple[TaskEvent, int]]) -> Deferred[list[bool]]:
+    def replace_all(self, changes: Sequence[tuple[TaskEvent, int]]) -> Deferred[list[bool | errors.PushError]]:
         return Deferred.fromCoroutine(self._replace_all(changes))
 
-    async def _replace_all(self, changes: Sequence[tuple[TaskEvent, int]]) -> list[bool]:
+    async def _replace_all(self, changes: Sequence[tuple[TaskEvent, int]]) -> list[bool | errors.PushError]:
         by_task: dict[str, list[int]] = {}
         for place, (event, _) in enumerate(changes):
             by_task.setdefault(event.state.task_id, []).append(place)
-        answers = [False] * len(changes)
+        answers: list[bool | errors.PushError] = [False] * len(changes)
 
         async def replace(places: list[int]) -> None:
-            for place in places:
+            for count, place in enumerate(places):
                 event, kept = changes[place]
                 try:
                     answers[place] = await self._replace(event, None, None, kept, b"", None)
                 except errors.NotFound:
                     return
+                except errors.PushError as problem:
+                    for later in places[count:]:
+                        answers[later] = problem.with_traceback(None)
+                    return
                 if not answers[place]:
                     return
 
-        await self._side_by_side(map(replace, by_task.values()))
+        await gatherResults([Deferred.fromCoroutine(replace(places)) for places in by_task.values()])
         return answers
-
-    async def _side_by_side(
-        self,
-        work: Iterable[Coroutine[Any, Any, Any]],  # Any: what it awaits, is given and returns
-    ) -> list[Any]:
-        """Return what each returns, in their order. When all have ended, raises what the first to fail has raised."""
-        problems: list[BaseException] = []
-
-        def failed(failure: Failure) -> None:
-            assert failure.value is not None
-            problems.append(failure.value)
-
-        results = await gatherResults([Deferred.fromCoroutine(each).addErrback(failed) for each in work])
-        if problems:
-            # Taken out, so that this frame, which its traceback holds, does not hold it.
-            raise problems.pop(0).with_traceback(None)
-        return results
 
     def restart(
         self, event: TaskEvent, once: IdempotencyKey | None, kept: int | None = None
@@ -255,14 +241,24 @@ class RedisTasks:
                 await self._quarantine.put("task", name, self._names.task(name), state, str(error))
         return states
 
-    def get_all(self, task_ids: Sequence[str]) -> Deferred[dict[str, TaskState]]:
+    def get_all(self, task_ids: Sequence[str]) -> Deferred[dict[str, TaskState | errors.PushError]]:
         return Deferred.fromCoroutine(self._get_all(task_ids))
 
-    async def _get_all(self, task_ids: Sequence[str]) -> dict[str, TaskState]:
-        read = [self._commands.call("HGET", self._names.task(task_id), "state") for task_id in task_ids]
-        kept = zip(task_ids, await self._side_by_side(read), strict=True)
-        rows = [part for task_id, state in kept if state is not None for part in (task_id.encode(), state)]
-        return {state.task_id: state for state in await self._read(rows)}
+    async def _get_all(self, task_ids: Sequence[str]) -> dict[str, TaskState | errors.PushError]:
+        found: dict[str, TaskState | errors.PushError] = {}
+        rows: list[bytes] = []
+
+        async def read(task_id: str) -> None:
+            try:
+                state = await self._commands.call("HGET", self._names.task(task_id), "state")
+            except errors.PushError as problem:
+                found[task_id] = problem.with_traceback(None)
+            else:
+                rows.extend(() if state is None else (task_id.encode(), state))
+
+        await gatherResults([Deferred.fromCoroutine(read(task_id)) for task_id in task_ids])
+        found.update((state.task_id, state) for state in await self._read(rows))
+        return found
 
     def of_user(self, user_id: str, unfinished: bool, limit: int) -> Deferred[list[TaskState]]:
         return started(self._of_user(user_id, unfinished, limit))

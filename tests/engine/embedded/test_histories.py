@@ -212,10 +212,10 @@ def test_a_page_of_a_batch_that_was_taken_back_is_not_given(tmp_path: Path) -> N
 
 
 def test_pages_hold_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "_OCTETS", 10_000)
+    monkeypatch.setattr(pages, "_OCTETS", 18_000)
     recent = pages.RecentPages()
     page = HistoryPage(Messages(), Position(0, "e"), 0)
-    recent.put("too large", page, 10_000)
+    recent.put("too large", page, 6_000)
     for number in range(4):
         recent.put(number, page, 1_000)
     assert recent.get(0) is page
@@ -223,5 +223,5 @@ def test_pages_hold_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [number for number in range(5) if recent.get(number) is page] == [0, 2, 3, 4]
     assert recent.get("too large") is None
     recent.clear()
-    recent.put(5, page, 8_000)
+    recent.put(5, page, 5_000)
     assert recent.get(5) is page

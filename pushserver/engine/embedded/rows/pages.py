@@ -9,10 +9,12 @@ if TYPE_CHECKING:
 
     from pushserver.engine.interfaces import HistoryPage
 
-#: Bytes of messages that are held; beyond it the page that was asked for the longest ago goes.
+#: Bytes that are held; beyond it the page that was asked for the longest ago goes.
 _OCTETS: Final = 4 << 20
 #: What a page and each of its messages take beside, about.
 _OBJECTS: Final = 1_024
+#: A message as it is kept, and what replies in each protocol are made of (`core.publication.Messages.once`).
+_FORMS: Final = 3
 
 
 class RecentPages:
@@ -32,7 +34,7 @@ class RecentPages:
 
     def put(self, asked: Hashable, page: HistoryPage, octets: int) -> None:
         """Hold a page whose messages have so many bytes, where it is not too large."""
-        octets += _OBJECTS * (1 + len(page.messages))
+        octets = _FORMS * octets + _OBJECTS * (1 + len(page.messages))
         if octets > _OCTETS:
             return
         self._pages[asked] = (page, octets)
