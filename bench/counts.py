@@ -25,9 +25,8 @@ from pathlib import Path
 from typing import ClassVar, Final, TypeVar
 
 from bench.scoreboard.meters import QUICK, REST, THREE, Stage
-from bench.scoreboard.peers import Ours, Peer, Positions, TwistedAndAutobahn, TwistedAndTxredisapi, compact
+from bench.scoreboard.peers import Ours, Peer, Positions, TwistedAndAutobahn, TwistedAndTxredisapi, TwistedWeb, compact
 from bench.servers import PEERS
-from tools.trees import ROOT
 
 #: A function, as cProfile names it: its file, its line and its name.
 Function = tuple[str, int, str]
@@ -192,23 +191,6 @@ class InstrumentedFloor(_Instrumented, TwistedAndAutobahn):
 
 class InstrumentedRedisFloor(_Instrumented, TwistedAndTxredisapi):
     pass
-
-
-class TwistedWeb(Peer):
-    """What a request stands on, with our part taken out; where Redis is asked, txredisapi with one script."""
-
-    name = "twisted.web"
-    configuration = "Twisted's Site, and a resource whose answer is ready, or is once Redis has answered one script"
-    is_floor = True
-    publish_path = Ours.publish_path
-    headers = Ours.headers
-    bare = Ours.bare
-
-    def command(self) -> list[str]:
-        return [sys.executable, str(PEERS / "web_floor.py"), f"tcp:{self.port}:interface=127.0.0.1", self.redis]
-
-    def environment(self) -> dict[str, str]:
-        return {**super().environment(), "PYTHONPATH": str(ROOT)}
 
 
 class ProfiledWeb(_Profiled, TwistedWeb):

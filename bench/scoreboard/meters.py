@@ -330,7 +330,8 @@ def _to_one_each(stage: Stage, kind: type[Peer], redis: bool, channels: str, man
     allow_descriptors(many)
     server = stage.server(kind, redis)
     clients = stage.clients(server)
-    clients.connect(clients.greet(range(many), (), own=[channels + "-{user}"]))
+    if kind.delivers:
+        clients.connect(clients.greet(range(many), (), own=[channels + "-{user}"]))
     posts = stage.posts(server, stage.sizes.publishers)
 
     def meter() -> Taken:
@@ -339,9 +340,9 @@ def _to_one_each(stage: Stage, kind: type[Peer], redis: bool, channels: str, man
         clients.reset()
         with stage.watch(server, clients, posts) as watch:
             seconds = posts.post()
-            clients.wait(count)
-        counts = clients.counts()
-        if counts.disordered or counts.most - counts.least > 1:
+            if kind.delivers:
+                clients.wait(count)
+        if kind.delivers and ((counts := clients.counts()).disordered or counts.most - counts.least > 1):
             raise Wrong(f"{counts.disordered} out of order; {counts.least} to {counts.most} for a channel")
         figures = {"rate": count / seconds, "cpu": watch.server / count * 1e6}
         if redis:

@@ -31,6 +31,8 @@ from bench.scoreboard.peers import (
     Sockudo,
     TheSame,
     TwistedAndAutobahn,
+    TwistedAndTxredisapi,
+    TwistedWeb,
 )
 from bench.scoreboard.verdicts import Target
 
@@ -77,7 +79,7 @@ def _latency(kind: type[Peer]) -> Path:
         f"latency-{kind.name.lower().translate(PLAIN)}",
         f"Publication to receipt at half of what {kind.name} can, 1,000 connections",
         {"p50": "median, ms", "p99": "99th percentile, ms", "p99.9": "99.9th percentile, ms"},
-        (kind, Ours),
+        (kind, Ours, FloorInC),
         prepare,
         (Target("p99", 0.8, kind.name),),
         ("a publication's time begins when it is due, also where the answer to the last one is late",),
@@ -147,9 +149,10 @@ PATHS: tuple[Path, ...] = (
         "publish-history-redis",
         "Publish with history through Redis, 32 publishers at once, one message a request",
         {"rate": "messages a second", "cpu": "µs of CPU for a message", "redis": "µs of Redis' CPU for a message"},
-        BOTH,
+        (*BOTH, TwistedWeb),
         partial(meters.kept, redis=True),
         (Target("rate", 1.0, "Centrifugo", least=True),),
+        ("twisted.web: its answer is ready once Redis has answered a script by txredisapi; nobody is sent anything",),
     ),
     Path(
         "users-redis",
@@ -174,10 +177,14 @@ PATHS: tuple[Path, ...] = (
             "wait": "ms for a client, one by one",
             "redis": "µs of Redis' CPU for a client",
         },
-        ON_FLOOR,
+        (*ON_FLOOR, TwistedAndTxredisapi),
         partial(meters.arrivals, redis=True),
         (Target("cpu", 0.7, "Centrifugo"), Target("wait", 0.7, "Centrifugo")),
-        (FLOOR, "Twisted and Autobahn: asks nothing of Redis"),
+        (
+            FLOOR,
+            "Twisted and Autobahn: asks nothing of Redis",
+            "Twisted, Autobahn and txredisapi: with a token by PyJWT, a SUBSCRIBE of two names, and one script",
+        ),
     ),
     Path(
         "storm",

@@ -94,8 +94,10 @@ class Peer(Server):
     distinct: ClassVar[bool] = True
     #: Bytes of a delivered frame without the filling of its text.
     bare: ClassVar[int] = FRAME
-    #: Whether it is what ours stands on, with our part taken out.
+    #: Whether it is what ours stands on, with our part taken out: libraries, or the kernel alone.
     is_floor: ClassVar[bool] = False
+    #: Whether what is published goes to anybody.
+    delivers: ClassVar[bool] = True
 
     @classmethod
     def version(cls) -> str:
@@ -642,6 +644,7 @@ class FloorInC(NchanPeer, Floor):
     """A loop of send() in C."""
 
     name = "C floor"
+    is_floor = True
     distinct = False
     configuration = "a loop of send(): what the kernel takes"
 
@@ -657,6 +660,7 @@ class FloorInPython(FloorInC, PythonFloor):
     """The same loop, called from Python."""
 
     name = "Python floor"
+    is_floor = False
     configuration = "the same loop, called from Python in a process with a second thread"
 
 
@@ -713,6 +717,28 @@ class SecureTwistedAndAutobahn(TwistedAndAutobahn):
     """The same, whose clients come to an ``ssl:`` listener."""
 
     secure = True
+
+
+class TwistedWeb(Peer):
+    """What a request stands on, with our part taken out; where Redis is asked, txredisapi with one script."""
+
+    name = "twisted.web"
+    configuration = "Twisted's Site, and a resource whose answer is ready, or is once Redis has answered one script"
+    is_floor = True
+    delivers = False
+    publish_path = Ours.publish_path
+    headers = Ours.headers
+    bare = Ours.bare
+
+    @classmethod
+    def version(cls) -> str:
+        return version("twisted")
+
+    def command(self) -> list[str]:
+        return [sys.executable, str(PEERS / "web_floor.py"), f"tcp:{self.port}:interface=127.0.0.1", self.redis]
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "PYTHONPATH": str(ROOT)}
 
 
 def usable(kind: type[Peer]) -> str:
