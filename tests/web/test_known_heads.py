@@ -96,6 +96,15 @@ class Kept:
             self.exchange.channel.dataReceived(piece)
         return await self._http.until(lambda: self.exchange.answer)
 
+    async def both(self) -> None:
+        """Wait until two requests are answered."""
+
+        def answered() -> bool:
+            self._http.rig.clock.advance(0)
+            return self.exchange.transport.value().count(b" 200 OK") == 2
+
+        await self._http.until(answered)
+
     def head(self) -> list[bytes]:
         """Return the lines of the last answer's head."""
         return list(self.exchange.transport.value().partition(b"\r\n\r\n")[0].split(b"\r\n"))
@@ -164,12 +173,7 @@ async def test_what_comes_in_pieces_or_at_once_is_read(http: PaperHttp, lines: l
         assert len(lines) > read
     kept.exchange.transport.clear()
     kept.exchange.channel.dataReceived(posted("three") + posted("four"))
-
-    def both() -> bool:
-        http.rig.clock.advance(0)
-        return kept.exchange.transport.value().count(b" 200 OK") == 2
-
-    await http.until(both)
+    await kept.both()
 
 
 async def test_what_comes_while_an_answer_is_made_waits_for_it(http: PaperHttp) -> None:
@@ -179,12 +183,7 @@ async def test_what_comes_while_an_answer_is_made_waits_for_it(http: PaperHttp) 
     kept.exchange.channel.dataReceived(posted("two"))
     kept.exchange.channel.dataReceived(posted("three"))
     assert http.site.context.requests == 1
-
-    def both() -> bool:
-        http.rig.clock.advance(0)
-        return kept.exchange.transport.value().count(b" 200 OK") == 2
-
-    await http.until(both)
+    await kept.both()
 
 
 async def test_what_came_already_has_a_time_of_its_own_where_that_between_requests_is_over(http: PaperHttp) -> None:
