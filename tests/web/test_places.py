@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from http.client import HTTPConnection, RemoteDisconnected
+from http.client import HTTPConnection
 from socket import create_connection
 
 import pytest
@@ -119,6 +119,7 @@ def test_who_signed_in_takes_no_strangers_place(start_server: Callable[..., Serv
             user.ask({"type": "auth", "id": 1, "data": {"token": server.token("42")}})
         assert status() == 200
         strangers = [stack.enter_context(create_connection(("127.0.0.1", server.port), 15)) for _ in range(3)]
-        with pytest.raises((RemoteDisconnected, ConnectionError)):
-            status()
         assert len(strangers) == 3
+        # Not asked again: the request could be read before the last of these is accepted.
+        with pytest.raises(ConnectionResetError):
+            idle.sock.recv(1)
