@@ -46,45 +46,38 @@ def compact(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-#: The answer to whoever signs in.
-AUTHENTICATED = text(
-    compact(
-        {
-            "type": "auth_success",
-            "id": 1,
-            "data": {
-                "connectionId": "PIH8rxhZZHevdJny",
-                "userId": USER,
-                "permissions": [],
-                "expiresAt": 1795867779000,
-                "channels": ["system", f"user:{USER}"],
-                "results": {},
-                "heartbeat": {"interval": 25000, "timeout": 10000},
-                "node": "vm-edd548",
-                "inbox": {
-                    "offset": 0,
-                    "epoch": "bb38448b0c501058",
-                    "acked": 0,
-                    "pending": 0,
-                    "unread": {"notification": 0, "chat": 0, "task": 0},
-                },
-                "tasks": [],
-            },
-        }
-    )
-)
+#: What whoever signs in is told, and the answer.
+WELCOME = {
+    "connectionId": "PIH8rxhZZHevdJny",
+    "userId": USER,
+    "permissions": [],
+    "expiresAt": 1795867779000,
+    "channels": ["system", f"user:{USER}"],
+    "results": {},
+    "heartbeat": {"interval": 25000, "timeout": 10000},
+    "node": "vm-edd548",
+    "inbox": {
+        "offset": 0,
+        "epoch": "bb38448b0c501058",
+        "acked": 0,
+        "pending": 0,
+        "unread": {"notification": 0, "chat": 0, "task": 0},
+    },
+    "tasks": [],
+}
+AUTHENTICATED = text(compact({"type": "auth_success", "id": 1, "data": WELCOME}))
 
 
 class Answers(dict[bytes, bytes]):
     """The answers to subscriptions, by what was said: all clients say the same, so each is made once."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, list[dict[str, Any]]] = {}
+        self.kept: dict[str, list[dict[str, Any]]] = {}
 
     def keep(self, channel: str, data: Any) -> dict[str, Any]:
         """Keep a publication; return its position."""
         self.clear()
-        kept = self._kept.setdefault(channel, [])
+        kept = self.kept.setdefault(channel, [])
         position = {"offset": len(kept) + 1, "epoch": EPOCH}
         told = {"timestamp": 1795831783453, "messageId": f"2086a4c274cb-{len(kept) + 3:x}", **position}
         kept.append({"type": "message", "channel": channel, "data": data, **told})
@@ -95,7 +88,7 @@ class Answers(dict[bytes, bytes]):
         if isinstance(wanted, str):
             return wanted, {}
         channel, since = wanted["channel"], wanted["since"]["offset"]
-        kept = self._kept.get(channel, [])
+        kept = self.kept.get(channel, [])
         return channel, {"recovered": True, "offset": len(kept), "epoch": EPOCH, "messages": kept[since:]}
 
     def __missing__(self, payload: bytes) -> bytes:
@@ -203,13 +196,17 @@ class Doors(Factory):
         return door
 
 
+def listen(reactor: Any, doors: Factory, descriptions: list[str]) -> None:
+    """Open the doors at these endpoints, as the server opens its own."""
+    for description in descriptions:
+        endpoint(reactor, description).listen(doors).addCallback(widen, description)
+    freeze_gc()
+
+
 def main() -> None:
     from twisted.internet import reactor
 
-    doors = Doors(reactor)
-    for description in sys.argv[1:]:
-        endpoint(reactor, description).listen(doors).addCallback(widen, description)
-    freeze_gc()
+    listen(reactor, Doors(reactor), sys.argv[1:])
     reactor.run()
 
 

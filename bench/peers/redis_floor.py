@@ -23,12 +23,9 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
-from bench.peers.autobahn_floor import AUTHENTICATED, MAX_MESSAGE, Answers, Door
+from bench.peers.autobahn_floor import AUTHENTICATED, MAX_MESSAGE, Answers, Door, listen
 from bench.servers import SECRET
-from pushserver.app.process import freeze_gc
-from pushserver.app.workers.sockets import widen
 from pushserver.web.autobahn_reader import AutobahnFactory
-from pushserver.web.tls import endpoint
 
 #: Milliseconds for which presence is kept.
 TTL = 60_000
@@ -142,10 +139,7 @@ def serve(reactor: Any, address: str, descriptions: list[str]) -> Any:
     names = yield place.connect(Factory.forProtocol(Names))
     commands = yield place.connect(Factory.forProtocol(lambda: txredisapi.RedisProtocol(charset=None)))
     digest = yield commands.script_load(SCRIPT)
-    doors = AskingDoors(reactor, Redis(names, commands, digest.decode()))
-    for description in descriptions:
-        endpoint(reactor, description).listen(doors).addCallback(widen, description)
-    freeze_gc()
+    listen(reactor, AskingDoors(reactor, Redis(names, commands, digest.decode())), descriptions)
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ from bench.scoreboard.peers import (
     Sockudo,
     TheSame,
     TwistedAndAutobahn,
+    TwistedAndPyJwt,
     TwistedAndTxredisapi,
     TwistedWeb,
 )
@@ -66,6 +67,10 @@ DELIVERY = {"cpu": "µs of CPU for a delivery"}
 
 CERTIFICATE = "an ECDSA key on P-256, TLS 1.3; what is published comes to a plain port"
 FLOOR = "Twisted and Autobahn: pushserver with its own part taken out, which answers with octets that are ready"
+SIGNED_IN = (
+    "Twisted, Autobahn and PyJWT: tokens are checked and channels followed, in dictionaries; none of what pushserver "
+    "promises besides"
+)
 STORED = "without Redis, pushserver has histories in SQLite, on the disk before the answer; Centrifugo, in memory"
 
 
@@ -165,9 +170,9 @@ PATHS: tuple[Path, ...] = (
         "sign-in",
         "Connect, sign in with a JWT and subscribe to 3 channels, 1,000 clients, 64 at a time",
         {"cpu": "µs of CPU for a client", "wait": "ms for a client, one by one"},
-        (Ours, Centrifugo, SocketIo, MicroWebSockets, NodeWs, TwistedAndAutobahn),
+        (Ours, Centrifugo, SocketIo, MicroWebSockets, NodeWs, TwistedAndAutobahn, TwistedAndPyJwt),
         partial(meters.arrivals, redis=False),
-        notes=(FLOOR,),
+        notes=(FLOOR, SIGNED_IN),
     ),
     Path(
         "sign-in-redis",
@@ -194,31 +199,32 @@ PATHS: tuple[Path, ...] = (
             "cpu": "µs of CPU for a client",
             "meanwhile": "ms for the others, 99th percentile",
         },
-        (Ours, Centrifugo, SocketIo),
+        (Ours, Centrifugo, SocketIo, TwistedAndPyJwt),
         meters.storm,
         (Target("seconds", 0.7, "Centrifugo"), Target("seconds", 0.5, "socket.io")),
         (
             "live: subscribed to all three, with the 20; the others: 100 that stay and are sent 20 messages a second",
             STORED,
+            SIGNED_IN,
         ),
     ),
     Path(
         "recovery",
         "Recovery: 1,000 clients sign in and are told the 100 messages behind their position",
         {"cpu": "µs of CPU for a client", "seconds": "s for all"},
-        ON_FLOOR,
+        (*ON_FLOOR, TwistedAndPyJwt),
         meters.recovery,
         (Target("cpu", 0.7, "Centrifugo"),),
-        (STORED, FLOOR),
+        (STORED, FLOOR, SIGNED_IN),
     ),
     Path(
         "presence",
         "Presence: 10,000 in one channel, 200 more sign in and join in a second",
         {"cpu": "ms of CPU for a join"},
-        ON_FLOOR,
+        (*ON_FLOOR, TwistedAndPyJwt),
         meters.presence,
         (Target("cpu", 0.7, "Centrifugo"),),
-        ("presence is kept; joins are not announced to the 10,000", FLOOR),
+        ("presence is kept; joins are not announced to the 10,000", FLOOR, SIGNED_IN),
     ),
     Path(
         "channels",

@@ -674,6 +674,7 @@ class TwistedAndAutobahn(Peer):
     )
     is_floor = True
     bare = Ours.bare
+    program = "autobahn_floor.py"
 
     @classmethod
     def version(cls) -> str:
@@ -685,13 +686,24 @@ class TwistedAndAutobahn(Peer):
             listeners.append(
                 f"ssl:{self.clients_port}:interface=127.0.0.1:privateKey={self.certificate}:certKey={self.certificate}"
             )
-        return [sys.executable, str(PEERS / "autobahn_floor.py"), *listeners]
+        return [sys.executable, str(PEERS / self.program), *listeners]
 
     def environment(self) -> dict[str, str]:
         return {**super().environment(), "PYTHONPATH": str(ROOT)}
 
     greeting = Ours.greeting
     position = Ours.position
+
+
+class TwistedAndPyJwt(TwistedAndAutobahn):
+    """The same, whose clients show a token and follow channels, with nothing of how ours does it."""
+
+    name = "Twisted, Autobahn and PyJWT"
+    configuration = (
+        "as Twisted and Autobahn, but each token is checked with PyJWT and each message read with msgspec, and it has "
+        "in dictionaries who follows what and what was published; no limits, permissions, inboxes, pings, no store"
+    )
+    program = "token_floor.py"
 
 
 class TwistedAndTxredisapi(TwistedAndAutobahn):

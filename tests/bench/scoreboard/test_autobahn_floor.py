@@ -11,7 +11,7 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 
 from bench.peers.autobahn_floor import AUTHENTICATED, Door, Doors
 from bench.scoreboard.meters import THREE
-from bench.scoreboard.peers import Ours, Peer, Positions, TwistedAndAutobahn
+from bench.scoreboard.peers import Ours, Peer, Positions, TwistedAndAutobahn, TwistedAndPyJwt
 from bench.servers import masked
 
 #: The example of RFC 6455 section 1.3, and what a server proves by it.
@@ -168,6 +168,7 @@ def _octets(server: Peer, channels: tuple[str, ...], positions: Positions | None
 
 
 @pytest.mark.full
-def test_it_sends_as_many_octets_as_ours() -> None:
+@pytest.mark.parametrize("floor", [TwistedAndAutobahn, TwistedAndPyJwt])
+def test_it_sends_as_many_octets_as_ours(floor: type[Peer]) -> None:
     # What differs by more than a digit of a message's number would not be the same work.
-    assert _answers(TwistedAndAutobahn) == pytest.approx(_answers(Ours), abs=4)
+    assert _answers(floor) == pytest.approx(_answers(Ours), abs=4)
