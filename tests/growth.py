@@ -302,8 +302,8 @@ PARSERS: dict[str, Parser] = {
         ),
     ),
     "repeated head": Parser(
-        ("web.known_heads.read_whole", "web.known_heads._LENGTH"),
-        known_heads.read_whole,
+        ("web.known_heads.take_apart", "web.known_heads._LENGTH"),
+        known_heads.take_apart,
         (
             repeat(b"\r\n", b"POST / HTTP/1.1"),
             repeat(b"\r\ncontent-length: 1"),

@@ -27,11 +27,16 @@ from pushserver.server.outbox import refused
 from pushserver.server.stats import Counters
 from pushserver.web.context import Context
 from pushserver.web.farewell import hang_up
-from pushserver.web.known_heads import KnownHeads, read_whole
+from pushserver.web.known_heads import END, KnownHeads, take_apart
 from pushserver.web.port import MAX_HEAD, answer, check_hosts, origin_form, peer_address
 
 #: Seconds that a request may take to come whole, and that a client may leave unread what was answered before it.
 REQUEST_TIMEOUT: Final = 30
+#: Seconds for which a head that came before waits for its body, before it is read as any other: many clients send the
+#: body right behind the head, and by itself.
+BODY_TIMEOUT: Final = 0.02
+#: Octets of such a request: what can come in one read.
+MAX_WAITED_FOR: Final = 65_536
 #: Seconds in which a client takes the last answer of its connection.
 ANSWER_TIMEOUT: Final = 60
 #: Chunks that a body may have beside one for each so many octets: each costs as much to read as many octets do.
@@ -369,8 +374,11 @@ class PushChannel(HTTPChannel):
     _resumes: IDelayedCall | None = None
     #: whether what comes next begins a request
     _rests = True
-    #: the first of the request that is read, where it came by itself; else nothing
+    #: the request that is read, where it came by itself, in one piece or as head and body; else nothing
     _first = b""
+    #: a head that waits for its body
+    _head = b""
+    _head_waits: IDelayedCall | None = None
 
     def __init__(self, site: PushSite) -> None:
         super().__init__()
@@ -409,31 +417,57 @@ class PushChannel(HTTPChannel):
         if self._ended:
             return
         rests, self._rests = self._rests, False
-        if rests and self._repeats(data):
-            return
-        self._first = data if rests else b""
+        if rests:
+            head = self._take_head()
+            data = head + data
+            one = take_apart(data)
+            known = None if one is None else self._known.get(one.head)
+            if one is not None and known is not None:
+                if one.missing and not head and len(data) + one.missing <= MAX_WAITED_FOR:
+                    self._wait_for_body(data)
+                    return
+                if not one.missing and self._repeats(known, one.body):
+                    return
+            self._first = data
+        else:
+            self._first = self._first + data if self._first.endswith(END) else b""
         LineReceiver.dataReceived(self, data)
+
+    def _wait_for_body(self, head: bytes) -> None:
+        """A head came before, and its body is to come: as if neither had come yet."""
+        self._rests = True
+        self._head = head
+        self._head_waits = self.callLater(BODY_TIMEOUT, self._read_head)
+
+    def _take_head(self) -> bytes:
+        head, self._head = self._head, b""
+        if self._head_waits is not None:
+            self._head_waits.cancel()
+            self._head_waits = None
+        return head
+
+    def _read_head(self) -> None:
+        """The body takes its time."""
+        self._head_waits = None
+        self._rests = False
+        LineReceiver.dataReceived(self, self._take_head())
 
     def keep_head(self, request: BoundedRequest, call: RepeatedCall, path: list[str]) -> None:
         """The request that was read led to this call, and its head would again, where nothing else was done for it."""
-        whole = read_whole(self._first)
+        one = take_apart(self._first)
         headers = request.requestHeaders
         # One without a body is taken without a look at how that would be encoded.
-        if whole is None or not whole.body or not self.persistent or headers.hasHeader(b"expect"):
+        if one is None or one.missing or not one.body or not self.persistent or headers.hasHeader(b"expect"):
             return
         # Of octets that hold more than it, this would be another's body.
-        if request.content is not None and request.content.getvalue() == whole.body:
+        if request.content is not None and request.content.getvalue() == one.body:
             known = {name: getattr(request, name) for name in _OF_HEAD}
-            self._known.keep(whole.head, _Known(call, path, peer_address(self.transport), known))
+            self._known.keep(one.head, _Known(call, path, peer_address(self.transport), known))
 
-    def _repeats(self, data: bytes) -> bool:
-        """Answer a request that came whole, with a head that came before; False where it is to be read as any other."""
-        whole = read_whole(data)
-        known = None if whole is None else self._known.get(whole.head)
-        if whole is None or known is None:
-            return False
-        context, size = self.site.context, len(whole.body)
-        request = RepeatedRequest(self, known.request, whole.body)
+    def _repeats(self, known: _Known, body: bytes) -> bool:
+        """Answer a request whose head came before; False where it is to be read as any other."""
+        context, size = self.site.context, len(body)
+        request = RepeatedRequest(self, known.request, body)
         if (
             not 0 < size <= context.sections.server.max_body_size
             or context.leaving()
@@ -642,6 +676,7 @@ class PushChannel(HTTPChannel):
         if self._resumes is not None:
             self._resumes.cancel()
             self._resumes = None
+        self._take_head()
         super().connectionLost(reason)
         self._known.clear()
         self._first = b""

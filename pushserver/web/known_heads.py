@@ -1,7 +1,7 @@
 """Heads of requests that have come before on their connection: what was made of one is made of it again.
 
 first                -> twisted.web reads it, line by line; `KnownHeads.keep` what it led to
-again, body included -> `read_whole` -> `KnownHeads.get`: the same octets but for the digits of its Content-Length
+again                -> `take_apart` -> `KnownHeads.get`: the same octets but for the digits of its Content-Length
 
 Nothing is read here but that length, so that a head means the same whichever way it takes.
 """
@@ -15,29 +15,31 @@ from typing import Final, Generic, NamedTuple, TypeVar
 MOST: Final = 16
 #: A whole line, in which only digits may differ: fewer than could be too many for a number.
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: ?(\d{1,9})\r\n", re.IGNORECASE)
-_END: Final = b"\r\n\r\n"
+END: Final = b"\r\n\r\n"
 
 T = TypeVar("T")
 
 
-class Whole(NamedTuple):
-    """A request that has come in one piece: its head without the digits of its length, and its body."""
+class RequestOctets(NamedTuple):
+    """A request: its head without the digits of its length, what has come of its body, and how much has not."""
 
     head: tuple[bytes, bytes]
     body: bytes
+    missing: int
 
 
-def read_whole(octets: bytes) -> Whole | None:
-    """Return the one request that these octets are; None where they are none, more, or not for certain one."""
+def take_apart(octets: bytes) -> RequestOctets | None:
+    """Return the one request that these octets are, or begin; None where they are not for certain that."""
     found = _LENGTH.search(octets)
     if found is None:
         return None
     begin, end = found.span(1)
-    head_end = octets.find(_END, end) + len(_END)
+    head_end = octets.find(END, end) + len(END)
     body = octets[head_end:]
-    if head_end < end or int(found[1]) != len(body):
+    missing = int(found[1]) - len(body)
+    if head_end < end or missing < 0:
         return None
-    return Whole((octets[:begin], octets[end:head_end]), body)
+    return RequestOctets((octets[:begin], octets[end:head_end]), body, missing)
 
 
 class KnownHeads(Generic[T]):
@@ -49,7 +51,7 @@ class KnownHeads(Generic[T]):
         self._kept: dict[tuple[bytes, bytes], T] = {}
 
     def keep(self, head: tuple[bytes, bytes], made: T) -> None:
-        if _END in head[0]:
+        if END in head[0]:
             # The line stood in a body.
             return
         if len(self._kept) >= MOST:

@@ -12,7 +12,7 @@ import pytest_twisted
 
 from pushserver.config.values import SCOPES
 from pushserver.web import http as web
-from pushserver.web.known_heads import MOST, KnownHeads, Whole, read_whole
+from pushserver.web.known_heads import MOST, KnownHeads, RequestOctets, take_apart
 from tests.fakes import Rig
 from tests.web.paper_http import KEY, Exchange, PaperHttp
 
@@ -21,27 +21,28 @@ ALIKE = (b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: ", b"\r\nX: y\r\n\r\n"
 
 
 @pytest.mark.parametrize(
-    ("octets", "whole"),
+    ("octets", "one"),
     [
-        (HEAD % 2 + b"{}", Whole(ALIKE, b"{}")),
-        (HEAD % 0, Whole(ALIKE, b"")),
-        (HEAD % 3 + b"{}", None),
+        (HEAD % 2 + b"{}", RequestOctets(ALIKE, b"{}", 0)),
+        (HEAD % 0, RequestOctets(ALIKE, b"", 0)),
+        (HEAD % 3 + b"{}", RequestOctets(ALIKE, b"{}", 1)),
+        (HEAD % 9, RequestOctets(ALIKE, b"", 9)),
         (HEAD % 2 + b"{}POST", None),
         ((HEAD % 2)[:-1], None),
         (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", None),
         (b"", None),
     ],
 )
-def test_octets_are_one_request_or_are_not_known_to_be(octets: bytes, whole: Whole | None) -> None:
-    assert read_whole(octets) == whole
+def test_octets_are_one_request_or_are_not_known_to_be(octets: bytes, one: RequestOctets | None) -> None:
+    assert take_apart(octets) == one
 
 
 def test_a_line_in_a_body_makes_no_head_known() -> None:
     heads: KnownHeads[int] = KnownHeads()
-    whole = read_whole(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nContent-Length: 2\r\n\r\n{}")
-    assert whole is not None
-    heads.keep(whole.head, 1)
-    assert heads.get(whole.head) is None
+    one = take_apart(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nContent-Length: 2\r\n\r\n{}")
+    assert one is not None
+    heads.keep(one.head, 1)
+    assert heads.get(one.head) is None
 
 
 def test_so_many_heads_are_known_of_a_connection() -> None:
@@ -164,16 +165,80 @@ async def test_what_was_read_is_not_held_behind_its_request(http: PaperHttp) -> 
         assert kept.exchange.channel._first == b""
 
 
-async def test_what_comes_in_pieces_or_at_once_is_read(http: PaperHttp, lines: list[bytes]) -> None:
+def in_two(request: bytes, at: int | None = None) -> list[bytes]:
+    """Return a request in two pieces: its head and its body, or cut there."""
+    at = request.index(b"\r\n\r\n") + 4 if at is None else at
+    return [request[:at], request[at:]]
+
+
+async def test_what_comes_in_other_pieces_or_at_once_is_read(http: PaperHttp, lines: list[bytes]) -> None:
     kept = Kept(http)
     await kept.ask(posted("one"))
-    for pieces in ([posted("two")[:30], posted("two")[30:]], [posted("two")[:-5], posted("two")[-5:]]):
+    two = posted("two")
+    head, body = in_two(two)
+    for pieces in (in_two(two, 30), [head, body[:4], body[4:]]):
         read = len(lines)
         assert (await kept.ask(*pieces)).status == 200
         assert len(lines) > read
     kept.exchange.transport.clear()
     kept.exchange.channel.dataReceived(posted("three") + posted("four"))
     await kept.both()
+
+
+async def test_a_known_head_and_its_body_may_come_each_by_itself(http: PaperHttp, lines: list[bytes]) -> None:
+    for first in ([posted("one")], in_two(posted("one"))):
+        kept = Kept(http)
+        assert (await kept.ask(*first)).status == 200
+        read = len(lines)
+        for cut in (None, -5):
+            assert (await kept.ask(*in_two(posted("two"), cut))).status == 200
+        assert (await kept.ask(posted("three"))).status == 200
+        assert len(lines) == read
+    assert http.rig.node.counters.publications == 8
+    assert http.site.context.limits.bodies.held == http.site.context.requests == 0
+
+
+async def test_a_known_head_whose_body_takes_its_time_is_read(http: PaperHttp, lines: list[bytes]) -> None:
+    kept = Kept(http)
+    await kept.ask(posted("one"))
+    read = len(lines)
+    head, body = in_two(posted("two"))
+    kept.exchange.transport.clear()
+    kept.exchange.channel.dataReceived(head)
+    assert len(lines) == read
+    http.rig.clock.advance(web.BODY_TIMEOUT)
+    assert len(lines) > read
+    assert (await kept.ask(body)).status == 200
+    assert http.rig.node.counters.publications == 2
+
+
+async def test_the_body_of_another_head_is_not_that_of_the_one_that_waits(http: PaperHttp) -> None:
+    kept = Kept(http)
+    await kept.ask(posted("one"))
+    head, body = in_two(posted("two"))
+    kept.exchange.transport.clear()
+    kept.exchange.channel.dataReceived(head)
+    kept.exchange.channel.dataReceived(body + posted("three"))
+    await kept.both()
+    assert http.rig.node.counters.publications == 3
+
+
+@pytest.mark.parametrize("end", ["vanish", "half_close", "hang_up"])
+async def test_a_head_that_waits_ends_with_its_connection(http: PaperHttp, lines: list[bytes], end: str) -> None:
+    kept = Kept(http)
+    await kept.ask(posted("one"))
+    read = len(lines)
+    channel = kept.exchange.channel
+    channel.dataReceived(in_two(posted("two"))[0])
+    if end == "half_close":
+        channel.readConnectionLost()
+        assert kept.exchange.transport.disconnecting
+        kept.exchange.vanish()
+    else:
+        kept.exchange.vanish() if end == "vanish" else channel.hang_up(b"")
+    http.rig.clock.advance(web.BODY_TIMEOUT)
+    assert len(lines) == read
+    assert channel._head == b""
 
 
 async def test_what_comes_while_an_answer_is_made_waits_for_it(http: PaperHttp) -> None:
