@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from pushserver.core import operations
 from pushserver.core.errors import Code, Refused
+from pushserver.core.publication import Messages
 from pushserver.protocols.centrifuge import history
 from pushserver.protocols.centrifuge.messages import payload
 from pushserver.protocols.native import messages as native
@@ -51,7 +52,7 @@ def result(outcome: operations.Outcome) -> Raw:
         case operations.Authenticated():
             # What channels begin with stands in the reply itself.
             bare = {
-                channel: replace(told, messages=()) if isinstance(told, operations.Recovery) else told
+                channel: replace(told, messages=Messages()) if isinstance(told, operations.Recovery) else told
                 for channel, told in outcome.results.items()
             }
             outcome = replace(outcome, results=bare)
