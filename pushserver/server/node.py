@@ -150,7 +150,7 @@ class Node:
             stale_after=settings.stale_after,
         )
         self._inbox_changes = InboxChanges(clock, engine.inbox, self.hub)
-        self.replay = Replay(engine, self.hub, self.publishing, clock, self.tasks.replayed)
+        self.replay = Replay(engine, self.hub, self.publishing, clock, self.tasks.replayed, self.tasks.doubt)
         self.hub.bind(
             lagged=self.replay.read_again,
             inbox_moved=self.replay.read_all,

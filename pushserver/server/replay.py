@@ -54,13 +54,16 @@ class Replay:
         publishing: Publishing,
         clock: Clock,
         replayed: Callable[[Publication], None],
+        lost: Callable[[str], None],
     ) -> None:
-        """``replayed`` learns of each message of an inbox that is about to be sent again."""
+        """``replayed`` learns of each message of an inbox that is about to be sent again, ``lost`` of each inbox of
+        which somebody is told that some are not."""
         self._engine = engine
         self._hub = hub
         self._publishing = publishing
         self._clock = clock
         self._replayed = replayed
+        self._lost = lost
         self._reading = UserTurns(clock, READING)
         self._pages = SharedReads[HistoryPage]()
 
@@ -181,6 +184,7 @@ class Replay:
             connection.inbox_reached = Position(after, epoch)
         while catchup.current:
             if page.lost > told:
+                self._lost(name)
                 connection.notify(
                     InboxOverflow(name, page.lost - told), self._clock.now(), self._publishing.message_id()
                 )

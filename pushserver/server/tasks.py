@@ -36,6 +36,7 @@ from pushserver.core.task import NewTask, Progress, RepeatedTask, StatusChanged,
 from pushserver.core.throttle import Throttle, ThrottleRules
 from pushserver.core.tokens import Identity
 from pushserver.engine.interfaces import IdempotencyKey, OutputPage, OutputTaken, TaskEvent
+from pushserver.engine.skew import SKEW
 from pushserver.server.clock import Clock, Recurring
 from pushserver.server.connection import Connection
 from pushserver.server.hub import Hub
@@ -187,6 +188,8 @@ class Tasks:
         #: the tasks whose end was told last, by channel and id, and when they began: what comes of these now is old
         self._recently_finished: dict[tuple[str, str], int] = {}
         self._answered = AnsweredVersions()
+        #: when something of an inbox was last found lost, ms since the epoch
+        self._lost_at: dict[str, int] = {}
         self._looking: Recurring | None = None
         self._turning: Recurring | None = None
 
@@ -447,8 +450,8 @@ class Tasks:
 
     # -- delivery -----------------------------------------------------------------------------------------------------
 
-    def event(self, event: TaskEvent, to_owner: bool) -> None:
-        """A change, told by the engine: shown now, or once the throttle lets it."""
+    def event(self, event: TaskEvent, to_owner: bool, *, read: bool = False) -> None:
+        """A change, told by the engine: shown now, or once the throttle lets it. ``read``: it was read just now."""
         state = event.state
         channel = user_channel(state.user_id) if to_owner else task_channel(state.task_id)
         if channel not in self._hub.channels or state.created_at <= self._recently_finished.get(
@@ -461,6 +464,9 @@ class Tasks:
             feed = feeds[state.task_id] = Feed(self._throttle)
             audience = self._audience(channel, state, to_owner)
             feed.floors = self._answered.floors(audience, channel, state.task_id)
+            if not read and state.updated_at <= self._lost_at.get(channel, -SKEW) + SKEW:
+                # Of before the loss: its end may have been among what was lost.
+                self._doubt(channel, {state.task_id: feed})
         if feed.doubted:
             if feed.held is None or feed.held.state.version < state.version:
                 feed.held = event
@@ -472,8 +478,12 @@ class Tasks:
 
     def doubt(self, channel: str) -> None:
         """Something was lost of an inbox, perhaps ends of tasks, which may be kept no more. Whoever is told of that
-        forgets the tasks it knew, and would take what waits to be shown for news: each is read again before."""
-        feeds = {task_id: feed for task_id, feed in self._feeds.get(channel, {}).items() if not feed.doubted}
+        forgets the tasks it knew, and would take what waits to be shown for news, and what comes late: each is read
+        again before."""
+        self._lost_at[channel] = self._clock.now()
+        self._doubt(channel, {id: feed for id, feed in self._feeds.get(channel, {}).items() if not feed.doubted})
+
+    def _doubt(self, channel: str, feeds: dict[str, Feed]) -> None:
         for feed in feeds.values():
             self._disarm(feed)
             feed.doubted = True
@@ -551,6 +561,7 @@ class Tasks:
 
     def forget(self, channel: str) -> None:
         """Nobody here follows the channel any more."""
+        self._lost_at.pop(channel, None)
         for feed in self._feeds.pop(channel, {}).values():
             self._disarm(feed)
 
@@ -687,7 +698,7 @@ class Tasks:
                 if kind == "user":
                     for state in await self.of_user(id, unfinished=True, limit=LISTED):
                         if not self._goes_back(channel, state):
-                            self.event(TaskEvent("task_progress", state), to_owner=True)
+                            self.event(TaskEvent("task_progress", state), to_owner=True, read=True)
                 elif kind == "task":
                     self._show_state(await self.get(id))
             except NotFound:

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred, fail
 from pushserver.core import errors
 from pushserver.core.task import Status, TaskState
 from pushserver.engine.interfaces import TaskEvent
+from pushserver.engine.skew import SKEW
 from pushserver.server.backend_commands import BackendCommand, CommandBatch
 from pushserver.server.outbox import Policy
 from tests.fakes import Rig
@@ -345,6 +346,37 @@ async def test_what_waits_to_be_shown_is_read_again_where_an_inbox_lost_somethin
         read.callback(msgspec.structs.replace(kept, version=5, status=Status.FAILED) if ended else kept)
     await rig.advance(5)
     assert versions(owner.pushes()) == ([1, 2] if ended in (True, None) else [1, 2, 4])
+
+
+@pytest.mark.parametrize("told", ["resync", "overflow"])
+@pytest.mark.parametrize("ended", [True, False, None], ids=["ended", "goes on", "gone"])
+async def test_a_task_that_is_first_told_of_behind_a_loss_is_read_before(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, ended: bool | None, told: str
+) -> None:
+    owner = await rig.client("ann")
+    running = await rig.execute("task.create", taskId="t", userId="bob")
+    late = msgspec.structs.replace(running, user_id="ann", version=2, status=Status.RUNNING)
+    read = Deferred[TaskState]()
+    monkeypatch.setattr(rig.engine.tasks, "get", lambda task_id: read)
+    if told == "resync":
+        rig.node.resync("user:ann", None)
+    else:
+        rig.node.replay._lost("user:ann")
+    rig.node.tasks.event(TaskEvent("task_progress", late), to_owner=True)
+    await rig.advance(5)
+    assert versions(owner.pushes()) == []
+    if ended is None:
+        read.errback(errors.NotFound("no such task"))
+    else:
+        read.callback(msgspec.structs.replace(late, version=3, status=Status.FAILED) if ended else late)
+    await rig.advance(5)
+    assert versions(owner.pushes()) == ([2] if ended is False else [])
+    # Of well behind the loss: nothing is read for it.
+    monkeypatch.setattr(rig.engine.tasks, "get", lambda task_id: fail(errors.Unavailable("away")))
+    now = late.updated_at + SKEW + 60_000
+    new = msgspec.structs.replace(late, task_id="new", created_at=now, updated_at=now)
+    rig.node.tasks.event(TaskEvent("task_created", new), to_owner=True)
+    assert owner.pushes()[-1]["data"]["taskId"] == "new"
 
 
 async def test_what_waits_to_be_shown_waits_for_a_store_that_is_away(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
