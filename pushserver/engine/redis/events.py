@@ -9,6 +9,7 @@ import msgspec
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from pushserver.core import errors
 from pushserver.core import events as core_events
 from pushserver.core import publication as publications
 from pushserver.engine import dead_events
@@ -121,6 +122,8 @@ class RedisDeliveries:
         self._quarantine = quarantine
         self._token = secrets.token_hex(12)
         self._lease = names.lease(LEASE)
+        #: by webhook, of which generation the data were by which its sender began
+        self._begun: dict[str, str] = {}
 
     def lease(self, ttl: int) -> Deferred[bool]:
         return Deferred.fromCoroutine(self._take(ttl))
@@ -137,6 +140,7 @@ class RedisDeliveries:
 
     async def _begin(self, webhook: str, age: int) -> DeliveryState:
         keys = [*self._names.webhook(webhook), self._names.events, self._names.outbox]
+        self._begun[webhook] = self._commands.generation
         cursor, gone, held, *rest = await self._write("webhook_begin", keys, age, self._commands.moved_at)
         subjects = [
             HeldSubject(subject.decode(), *map(int, state.split()))
@@ -147,7 +151,14 @@ class RedisDeliveries:
     def move_cursor(self, webhook: str, cursor: str) -> Deferred[None]:
         return Deferred.fromCoroutine(self._move_cursor(webhook, cursor))
 
+    def _check(self, webhook: str) -> None:
+        """Raise `errors.Unavailable` where the data went back since its sender began: what it has held may be held no
+        more, and the cursor that it would move lies beyond that."""
+        if self._begun.get(webhook) != self._commands.generation:
+            raise errors.Unavailable("the data went back: events are sent from where they stand now")
+
     async def _move_cursor(self, webhook: str, cursor: str) -> None:
+        self._check(webhook)
         await self._write("webhook_cursor", self._names.webhook(webhook)[:1], cursor)
 
     def mark_gone(self, webhook: str, address: str) -> Deferred[None]:
@@ -181,6 +192,7 @@ class RedisDeliveries:
         return Deferred.fromCoroutine(self._hold(webhook, state, ids))
 
     async def _hold(self, webhook: str, state: HeldSubject, ids: Sequence[str]) -> None:
+        self._check(webhook)
         members = [_member(state.subject, id) for id in ids]
         kept = f"{state.failures} {state.due}"
         await self._write("webhook_hold", self._names.webhook(webhook), state.subject, kept, *members)
@@ -189,6 +201,7 @@ class RedisDeliveries:
         return Deferred.fromCoroutine(self._held(webhook, subject, limit))
 
     async def _held(self, webhook: str, subject: str, limit: int) -> list[StoredEvent]:
+        self._check(webhook)
         members = await self._commands.call(
             "ZRANGE", self._names.webhook(webhook)[2], *_bounds(subject), "BYLEX", "LIMIT", 0, limit
         )
@@ -203,6 +216,7 @@ class RedisDeliveries:
         return Deferred.fromCoroutine(self._release(webhook, subject, id, dead))
 
     async def _release(self, webhook: str, subject: str, id: str, dead: DeadEvent | None) -> int:
+        self._check(webhook)
         keys = [*self._names.webhook(webhook)[1:], *self._names.dead_events]
         last: list[Part] = [] if dead is None else _dead_parts(dead)
         (left,) = await self._write(

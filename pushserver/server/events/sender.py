@@ -185,7 +185,7 @@ class WebhookSender:
         for held in state.subjects:
             lane = self._lane(held.subject)
             lane.held = held
-            self._note_due(held.due, held.subject)
+            self._note_due(held.due - self._wall_clock(), held.subject)
         while not self._stopping:
             if self.gone:
                 await self._look_whether_gone()
@@ -350,7 +350,7 @@ class WebhookSender:
                 continue
             async with lane.lock:
                 if lane.attempt is attempt and attempt.waits and lane.held is None:
-                    state = HeldSubject(lane.subject, 0, self._clock.now() + self.webhook.timeout)
+                    state = HeldSubject(lane.subject, 0, self._wall_clock() + self.webhook.timeout)
                     await self._hold(lane, state, list(lane.queue))
                     lane.held = state
             self._note(lane)
@@ -484,12 +484,12 @@ class WebhookSender:
 
     async def _take_outcome(self, lane: _Lane, entry: _Entry, outcome: AttemptResult) -> None:
         """The first event of a lane was tried that nothing is held of. Its lock is held."""
-        due = None if outcome.taken else self._next(entry.event, 1, outcome)
-        if due is not None:
-            state = HeldSubject(lane.subject, 1, due)
+        wait = None if outcome.taken else self._next(entry.event, 1, outcome)
+        if wait is not None:
+            state = HeldSubject(lane.subject, 1, self._wall_clock() + wait)
             await self._hold(lane, state, list(lane.queue))
             lane.held = state
-            self._note_due(due, lane.subject)
+            self._note_due(wait, lane.subject)
             return
         if not outcome.taken:
             await self._store.add_dead([self._dead(entry.event, entry.body, outcome, 1)])
@@ -501,7 +501,7 @@ class WebhookSender:
         while lane.held is not None:
             if not self._going:
                 # Where the lease was only late, it goes on; a sender that ends leaves all to the next one.
-                self._note_due(self._clock.now(), lane.subject)
+                self._note_due(0, lane.subject)
                 return
             found = await self._store.held(self._name, lane.subject, 1)
             if not found:
@@ -520,14 +520,14 @@ class WebhookSender:
         """The first event that is held of a subject was tried. Return whether the next one may follow."""
         assert lane.held is not None
         failures = lane.held.failures + 1
-        due = None if outcome.taken else self._next(event, failures, outcome)
-        if due is None:
+        wait = None if outcome.taken else self._next(event, failures, outcome)
+        if wait is None:
             await self._release(lane, event.id, None if outcome.taken else self._dead(event, body, outcome, failures))
             return True
         async with lane.lock:
-            lane.held = HeldSubject(lane.subject, failures, due)
+            lane.held = HeldSubject(lane.subject, failures, self._wall_clock() + wait)
             await self._hold(lane, lane.held, [])
-        self._note_due(due, lane.subject)
+        self._note_due(wait, lane.subject)
         return False
 
     async def _release(self, lane: _Lane, id: str, dead: DeadEvent | None) -> None:
@@ -577,19 +577,20 @@ class WebhookSender:
         return outcome
 
     def _next(self, event: Event, failures: int, outcome: AttemptResult) -> int | None:
-        """Return when an event is sent again, ms since the epoch; None where it is dead by then, or the receiver is
-        gone."""
+        """Return ms until an event is sent again; None where it is dead by then, or the receiver is gone."""
         if outcome.status == GONE:
             return None
-        delay = webhooks.delay(failures, outcome.retry_after, random())
-        # A wall clock that was set makes no event older.
-        now = min(self._clock.now(), self._clock.settled())
-        return self._clock.now() + delay if now + delay < event.timestamp + self._outbox.rules.retention else None
+        wait = webhooks.delay(failures, outcome.retry_after, random())
+        return wait if self._wall_clock() + wait < event.timestamp + self._outbox.rules.retention else None
 
-    def _note_due(self, due: int, subject: str) -> None:
-        """A held subject is sent again at ``due``, ms since the epoch, however the wall clock is set until then."""
-        wait = max(0, due - self._clock.now())
-        heapq.heappush(self._due, (self._clock.milliseconds() + wait, subject))
+    def _wall_clock(self) -> int:
+        """Return ms since the epoch, by what also who sends next goes by. A clock that was set forward for a while
+        makes no event older, and holds none up at a node whose clock was not."""
+        return min(self._clock.now(), self._clock.settled())
+
+    def _note_due(self, wait: int, subject: str) -> None:
+        """A held subject is sent again in ``wait`` ms, however the wall clock is set until then."""
+        heapq.heappush(self._due, (self._clock.milliseconds() + max(0, wait), subject))
 
     def _dead(self, event: Event, body: bytes, outcome: AttemptResult, attempts: int) -> DeadEvent:
         return DeadEvent(self._name, msgspec.Raw(body), outcome.problem, attempts, self._clock.now())

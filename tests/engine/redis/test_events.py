@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 import redis as plain
 from twisted.internet import task
 
+from pushserver.core.errors import Unavailable
 from pushserver.core.events import NewEvent, encode
 from pushserver.core.publication import body
 from pushserver.core.settling import SETTLING
-from pushserver.engine.interfaces import DEAD_TTL, DeadEvent
+from pushserver.engine.interfaces import DEAD_TTL, DeadEvent, HeldSubject
 from pushserver.server.clock import Clock
 
 from .nodes import KEPT, Cluster, publication
@@ -92,6 +94,31 @@ async def test_a_node_that_starts_soon_after_a_loss_leaves_out_nothing_that_came
     # A minute later it is one that nobody knew before.
     young.engine._commands.moved_at -= 60_000
     assert (await young.deliveries.begin("post", 0)).cursor == page.last
+
+
+async def test_a_sender_of_before_a_loss_begins_anew(cluster: Cluster, redis: RedisServer) -> None:
+    node = await cluster.start(redis.url)
+    store = node.deliveries
+    assert await store.lease(60_000)
+    await node.events.append([event(0)])
+    await store.begin("mail", 0)
+    (stored,) = (await node.events.read(None, 10, MANY)).events
+    held = HeldSubject("user:0", 1, 5_000)
+    await store.hold("mail", held, [stored.id])
+    await node.engine._commands.move_epochs()
+    # What it knows to be held may be held no more, and its cursor lies behind that.
+    for work in (
+        lambda: store.hold("mail", held, [stored.id]),
+        lambda: store.held("mail", "user:0", 1),
+        lambda: store.release("mail", "user:0", stored.id, None),
+        lambda: store.move_cursor("mail", stored.id),
+    ):
+        with pytest.raises(Unavailable, match="went back"):
+            await work()
+    begun = await store.begin("mail", 0)
+    assert begun.subjects == [held]
+    await store.move_cursor("mail", stored.id)
+    assert (await store.begin("mail", 0)).cursor == stored.id
 
 
 async def test_a_wall_clock_that_is_set_ahead_drops_no_dead_event(cluster: Cluster, redis: RedisServer) -> None:

@@ -298,6 +298,24 @@ async def test_a_wall_clock_that_is_set_holds_nothing_up_and_ends_nothing(stage:
     await sender.stop()
 
 
+async def test_a_node_whose_clock_was_set_forward_holds_nothing_up_at_the_next_one(stage: Stage) -> None:
+    stage.answer = lambda event: FAILED
+    sender = stage.sender()
+    await stage.until_idle()
+    stage.time.step(25 * HOUR)
+    await stage.record(("7", 1))
+    await stage.pass_time(1)
+    assert stage.attempts == [("user:7", 1)]
+    await sender.stop()
+    # As on another node.
+    stage.time.step(-25 * HOUR)
+    stage.answer = lambda event: OK
+    sender = stage.sender()
+    await stage.pass_time(8, 0.5)
+    assert stage.taken == [("user:7", 1)]
+    await sender.stop()
+
+
 async def test_an_event_is_dead_when_its_retention_ends_and_the_next_one_follows(stage: Stage) -> None:
     stage.engine.events.rules.adopt(EventRules(60_000, 1 << 30))
     bad = {0, 1}
