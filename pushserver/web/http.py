@@ -430,7 +430,8 @@ class PushChannel(HTTPChannel):
                     return
             self._first = data
         else:
-            self._first = self._first + data if self._first.endswith(END) else b""
+            # Behind a head alone: a body of many reads is not copied with each of them, and held twice.
+            self._first = self._first + data if self._first.partition(END)[1:] == (END, b"") else b""
         LineReceiver.dataReceived(self, data)
 
     def _wait_for_body(self, head: bytes) -> None:
@@ -625,6 +626,7 @@ class PushChannel(HTTPChannel):
     def _end_if_half_closed(self) -> None:
         """End once nothing that came waits for its answer: half a request has none."""
         if self._half_closed and self._waits is None and not self._handlingRequest and not self._ended:
+            self._take_head()
             self.loseConnection()
             self._end_of_answers()
 

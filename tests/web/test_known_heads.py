@@ -198,6 +198,14 @@ async def test_a_known_head_and_its_body_may_come_each_by_itself(http: PaperHttp
     assert http.site.context.limits.bodies.held == http.site.context.requests == 0
 
 
+async def test_a_body_of_many_reads_is_not_held_twice(http: PaperHttp) -> None:
+    kept = Kept(http)
+    head, _ = in_two(posted("one", **{"Content-Length": "100"}))
+    for piece in (head, b"\r\n\r\n", b"\r\n\r\n"):
+        kept.exchange.channel.dataReceived(piece)
+    assert kept.exchange.channel._first == b""
+
+
 async def test_a_known_head_whose_body_takes_its_time_is_read(http: PaperHttp, lines: list[bytes]) -> None:
     kept = Kept(http)
     await kept.ask(posted("one"))
@@ -233,7 +241,6 @@ async def test_a_head_that_waits_ends_with_its_connection(http: PaperHttp, lines
     if end == "half_close":
         channel.readConnectionLost()
         assert kept.exchange.transport.disconnecting
-        kept.exchange.vanish()
     else:
         kept.exchange.vanish() if end == "vanish" else channel.hang_up(b"")
     http.rig.clock.advance(web.BODY_TIMEOUT)
