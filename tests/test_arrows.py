@@ -299,6 +299,7 @@ WALL_ARITHMETIC = {
     "engine.redis.events.RedisDeliveries._oldest": "events are stored with the wall time; a step forward ends none",
     "server.channel_tokens.ChannelTokens._look": "a token says when it ends by the wall clock",
     "server.events.receiver.Receiver._retry_after": "a receiver says when to come again by the wall clock",
+    "server.events.sender.WebhookSender.run": "what is held is stored with the wall time; monotonic from here on",
     "server.fanout.FanOut._delivered": "another node stamped the message",
     "server.heartbeat.Heartbeat._token_left": "a token says when it ends by the wall clock",
     "server.hub.Hub.wall_time": "makes a moment that people read of one of the monotonic clock",

@@ -182,10 +182,12 @@ class WebhookSender:
         self.gone = state.gone == self.webhook.address
         if self.gone:
             self._log_gone()
+        # Of a clock that was set, the later time: rather too early than in an hour.
+        now = max(self._clock.now(), self._clock.settled())
         for held in state.subjects:
             lane = self._lane(held.subject)
             lane.held = held
-            self._note_due(held.due - self._wall_clock(), held.subject)
+            self._note_due(held.due - now, held.subject)
         while not self._stopping:
             if self.gone:
                 await self._look_whether_gone()
