@@ -154,7 +154,8 @@ class RedisDeliveries:
     def _check(self, webhook: str) -> None:
         """Raise `errors.Unavailable` where the data went back since its sender began: what it has held may be held no
         more, and the cursor that it would move lies beyond that."""
-        if self._begun.get(webhook) != self._commands.generation:
+        generation = self._commands.generation
+        if self._begun.get(webhook, generation) != generation:
             raise errors.Unavailable("the data went back: events are sent from where they stand now")
 
     async def _move_cursor(self, webhook: str, cursor: str) -> None:
