@@ -311,6 +311,11 @@ PARSERS: dict[str, Parser] = {
             repeat(b"\r", b"\r\nContent-Length: 9\r\n"),
         ),
     ),
+    "bare head": Parser(
+        ("web.known_heads.is_bare_head",),
+        known_heads.is_bare_head,
+        (repeat(b"\r\n", b"POST / HTTP/1.1"), repeat(b"\r"), repeat(b"a: b\r\n\r\n")),
+    ),
     "proxy header": Parser(
         ("web.proxy_protocol.header_size", "web.proxy_protocol._check"),
         proxy_protocol.header_size,

@@ -27,7 +27,7 @@ from pushserver.server.outbox import refused
 from pushserver.server.stats import Counters
 from pushserver.web.context import Context
 from pushserver.web.farewell import hang_up
-from pushserver.web.known_heads import END, KnownHeads, take_apart
+from pushserver.web.known_heads import KnownHeads, is_bare_head, take_apart
 from pushserver.web.port import MAX_HEAD, answer, check_hosts, origin_form, peer_address
 
 #: Seconds that a request may take to come whole, and that a client may leave unread what was answered before it.
@@ -431,7 +431,7 @@ class PushChannel(HTTPChannel):
             self._first = data
         else:
             # Behind a head alone: a body of many reads is not copied with each of them, and held twice.
-            self._first = self._first + data if self._first.partition(END)[1:] == (END, b"") else b""
+            self._first = self._first + data if is_bare_head(self._first) else b""
         LineReceiver.dataReceived(self, data)
 
     def _wait_for_body(self, head: bytes) -> None:

@@ -15,7 +15,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 MOST: Final = 16
 #: A whole line, in which only digits may differ: fewer than could be too many for a number.
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: ?(\d{1,9})\r\n", re.IGNORECASE)
-END: Final = b"\r\n\r\n"
+_END: Final = b"\r\n\r\n"
 
 T = TypeVar("T")
 
@@ -34,12 +34,17 @@ def take_apart(octets: bytes) -> RequestOctets | None:
     if found is None:
         return None
     begin, end = found.span(1)
-    head_end = octets.find(END, end) + len(END)
+    head_end = octets.find(_END, end) + len(_END)
     body = octets[head_end:]
     missing = int(found[1]) - len(body)
     if head_end < end or missing < 0:
         return None
     return RequestOctets((octets[:begin], octets[end:head_end]), body, missing)
+
+
+def is_bare_head(octets: bytes) -> bool:
+    """Return whether these octets are a head, and nothing behind it."""
+    return octets.partition(_END)[1:] == (_END, b"")
 
 
 class KnownHeads(Generic[T]):
@@ -51,7 +56,7 @@ class KnownHeads(Generic[T]):
         self._kept: dict[tuple[bytes, bytes], T] = {}
 
     def keep(self, head: tuple[bytes, bytes], made: T) -> None:
-        if END in head[0]:
+        if _END in head[0]:
             # The line stood in a body.
             return
         if len(self._kept) >= MOST:

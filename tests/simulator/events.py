@@ -21,7 +21,7 @@ from .mutants import Mutant, hunt
 from .receivers import SETTINGS
 
 _SENDER = "server/events/sender.py"
-_FAILED = "        due = None if outcome.taken else self._next(entry.event, 1, outcome)\n"
+_FAILED = "        wait = None if outcome.taken else self._next(entry.event, 1, outcome)\n"
 _HELD = "            await self._hold(lane, state, list(lane.queue))\n            lane.held = state\n"
 
 MUTANTS = (
