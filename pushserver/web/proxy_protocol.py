@@ -84,7 +84,7 @@ class ProxyProtocol(HAProxyProtocolWrapper):
 
     def readConnectionLost(self) -> None:
         """Told to what is behind the header, which may have an answer to give; a protocol that does not care ends."""
-        half: Any = IHalfCloseableProtocol(self.wrappedProtocol, None)
+        half = self._half_closeable()
         if half is not None:
             half.readConnectionLost()
         else:
@@ -93,9 +93,14 @@ class ProxyProtocol(HAProxyProtocolWrapper):
             transport.connectionLost(Failure(ConnectionDone()))
 
     def writeConnectionLost(self) -> None:
-        half: Any = IHalfCloseableProtocol(self.wrappedProtocol, None)
+        half = self._half_closeable()
         if half is not None:
             half.writeConnectionLost()
+
+    def _half_closeable(self) -> Any:  # Any: the protocol behind the header, where it cares
+        # By its class: Twisted's wrappers, as that of TLS, say of themselves what their transport is, which is this.
+        behind = self.wrappedProtocol
+        return behind if IHalfCloseableProtocol.implementedBy(type(behind)) else None
 
     def abortConnection(self) -> None:
         transport: Any = self.transport

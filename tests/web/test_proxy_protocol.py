@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import pytest
 from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import StringTransport
+from twisted.protocols.policies import WrappingFactory
+from twisted.python.failure import Failure
 
-from pushserver.web.proxy_protocol import ProxyFactory, header_size
+from pushserver.web.proxy_protocol import ProxyFactory, ProxyProtocol, header_size
 
 V2 = b"\r\n\r\n\x00\r\nQUIT\n"
 TCP4 = b"PROXY TCP4 192.0.2.7 192.0.2.1 1000 443\r\n"
@@ -26,6 +30,17 @@ class Seen(Protocol):
         assert self.transport is not None
         self.octets += data
         self.host = self.transport.getPeer().host  # type: ignore[attr-defined]
+
+
+class Closing(StringTransport):
+    """Notes what its connection ended with."""
+
+    def __init__(self, **named: Any) -> None:
+        super().__init__(**named)
+        self.reasons: list[Failure] = []
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.reasons.append(reason)
 
 
 def connection() -> tuple[Seen, Protocol, StringTransport]:
@@ -97,3 +112,21 @@ def test_how_long_a_header_is() -> None:
         assert header_size(head + b"rest") == len(head)
         assert all(header_size(head[:n]) == 0 for n in range(len(head)))
     assert header_size(b"PROXY TCP4 " + b"1" * 97) is None
+
+
+@pytest.mark.parametrize("wraps", [True, False])
+def test_a_half_close_ends_what_does_not_care(wraps: bool) -> None:
+    """As TLS does, which in Twisted is a wrapper that says of itself what its transport is."""
+    seen = Seen()
+    factory = Factory()
+    factory.buildProtocol = lambda addr: seen  # type: ignore[method-assign]
+    inside = WrappingFactory(factory) if wraps else factory
+    protocol = ProxyFactory(inside).buildProtocol(IPv4Address("TCP", "10.0.0.1", 1))
+    assert isinstance(protocol, ProxyProtocol)
+    transport = Closing(peerAddress=IPv4Address("TCP", "10.0.0.1", 1))
+    protocol.makeConnection(transport)
+    protocol.dataReceived(TCP4)
+    protocol.writeConnectionLost()
+    assert not transport.reasons
+    protocol.readConnectionLost()
+    assert [reason.type for reason in transport.reasons] == [ConnectionDone]
