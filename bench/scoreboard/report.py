@@ -146,7 +146,9 @@ def remarks(record: Record, path: Path) -> Iterator[str]:
             yield f"{peer}: the load client may be the limit: it used {statistics.median(loads):.0%} of its core"
     if path.name in record.stopped:
         yield f"ended early: {record.stopped[path.name]}"
-    yield from path.notes
+    absent = {kind.name for kind in path.peers} - set(usable_peers(record, path))
+    # Of who has no row there is nothing to explain.
+    yield from (note for note in path.notes if note.partition(":")[0] not in absent)
 
 
 def text(record: Record, path: Path, red: bool | None = None) -> str:

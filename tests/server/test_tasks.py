@@ -19,9 +19,12 @@ from pushserver.server.backend_commands import BackendCommand, CommandBatch
 from pushserver.server.outbox import Policy
 from tests.fakes import Rig
 
-SETTINGS = """
+MAX_MESSAGES = 20
+SETTINGS = f"""
 [tasks]
 stale_after = "1h"
+[inbox]
+max_messages = {MAX_MESSAGES}
 """
 
 
@@ -353,15 +356,18 @@ async def test_what_waits_to_be_shown_is_read_again_where_an_inbox_lost_somethin
 async def test_a_task_that_is_first_told_of_behind_a_loss_is_read_before(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, ended: bool | None, told: str
 ) -> None:
+    if told == "overflow":
+        for n in range(MAX_MESSAGES + 1):
+            await rig.execute("notify", userId="ann", data={"n": n})
     owner = await rig.client("ann")
+    await rig.until_idle()
+    assert len(owner.pushes("inbox_overflow")) == (told == "overflow")
     running = await rig.execute("task.create", taskId="t", userId="bob")
     late = msgspec.structs.replace(running, user_id="ann", version=2, status=Status.RUNNING)
     read = Deferred[TaskState]()
     monkeypatch.setattr(rig.engine.tasks, "get", lambda task_id: read)
     if told == "resync":
         rig.node.resync("user:ann", None)
-    else:
-        rig.node.replay._lost("user:ann")
     rig.node.tasks.event(TaskEvent("task_progress", late), to_owner=True)
     await rig.advance(5)
     assert versions(owner.pushes()) == []

@@ -134,6 +134,12 @@ def test_what_is_not_missed_is_not_shown_without_our_part() -> None:
     assert "Twisted and Autobahn: µs" not in text(alone, SIGN_IN)
 
 
+def test_only_who_has_a_row_is_explained() -> None:
+    table = text(sign_ins(90.0, 50.0), SIGN_IN, red=False)
+    assert "  Twisted and Autobahn: asks nothing of Redis" in table.splitlines()
+    assert "txredisapi" not in table
+
+
 def test_a_load_client_that_may_be_the_limit_is_named() -> None:
     assert "the load client may be the limit" not in text(record(2.5), FANOUT)
     said = "  pushserver: the load client may be the limit: it used 90% of its core"
