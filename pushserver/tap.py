@@ -57,6 +57,8 @@ class Options(usage.Options):
     def __init__(self) -> None:
         # What is imported and made from here on stays: looking for garbage in it would be a tenth of the start.
         gc.set_threshold(*STARTING)
+        # Nothing here unmasks or checks texts by Autobahn, whose quick ways would take a tenth of the start to load.
+        os.environ.setdefault("AUTOBAHN_USE_NVX", "0")
         super().__init__()  # type: ignore[no-untyped-call]
         self["listen"] = []
 

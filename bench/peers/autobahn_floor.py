@@ -189,7 +189,7 @@ class Doors(Factory):
     noisy = False
 
     def __init__(self, reactor: Any) -> None:
-        self._door = AutobahnFactory(reactor, MAX_MESSAGE).kind(Door, answers=Answers())
+        self._door = AutobahnFactory(MAX_MESSAGE).kind(Door, answers=Answers())
 
     def buildProtocol(self, addr: IAddress | None) -> Door:
         door: Door = self._door()

@@ -125,7 +125,7 @@ class AskingDoors(Factory):
     noisy = False
 
     def __init__(self, reactor: Any, redis: Redis) -> None:
-        self._door = AutobahnFactory(reactor, MAX_MESSAGE).kind(AskingDoor, answers=Answers(), redis=redis)
+        self._door = AutobahnFactory(MAX_MESSAGE).kind(AskingDoor, answers=Answers(), redis=redis)
 
     def buildProtocol(self, addr: IAddress | None) -> AskingDoor:
         door: AskingDoor = self._door()

@@ -106,7 +106,7 @@ class SigningDoor(Door):
 
 class SigningDoors(Doors):
     def __init__(self, reactor: Any) -> None:
-        self._door = AutobahnFactory(reactor, MAX_MESSAGE).kind(SigningDoor, answers=Rooms())
+        self._door = AutobahnFactory(MAX_MESSAGE).kind(SigningDoor, answers=Rooms())
 
 
 def main() -> None:

@@ -339,7 +339,7 @@ class WebSocketDoorFactory(AutobahnFactory):
     def __init__(
         self, context: Context, endpoints: Callable[[Context], Sequence[Endpoint]] = configured_endpoints
     ) -> None:
-        super().__init__(context.reactor, context.sections.server.max_message_size)
+        super().__init__(context.sections.server.max_message_size)
         self.context = context
         self._make = endpoints
         #: by their paths

@@ -144,9 +144,12 @@ def test_the_pid_file_that_nobody_asked_for_is_not_used_in_the_foreground() -> N
 def test_what_is_off_by_default_is_not_imported_at_the_start() -> None:
     code = """
 import sys
+from pushserver.tap import Options
+Options()
 import pushserver.app.main, pushserver.engine.embedded
 late = ("pushserver.protocols.centrifuge", "pushserver.web.centrifuge", "pushserver.web.emulation", "tarfile",
-        "pushserver.web.proxy_protocol", "pushserver.manhole", "pushserver.engine.redis")
+        "pushserver.web.proxy_protocol", "pushserver.manhole", "pushserver.engine.redis",
+        "autobahn.twisted", "autobahn.nvx", "pycparser")
 assert not [name for name in sys.modules if name.startswith(late)], sorted(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, env=child_environment())
