@@ -45,6 +45,9 @@ AT_ONCE: Final = 16
 #: may take 5 ms to get it back, so the fewer statements a batch needs, the better.
 _CHUNKS: Final = (32, 4, 1)
 
+#: How many of those that have no row are known between two batches.
+ABSENT: Final = 1_000
+
 #: How many values a list in a statement has, so that there are few statements; the last one stands for those that miss.
 _LISTS: Final = (1, 10, 50, 200)
 
@@ -361,11 +364,8 @@ def read_rows(
     keys: Sequence[object],
 ) -> Iterator[tuple[Any, ...]]:  # Any: SQLite says the types of columns only when it runs
     """The rows of ``query`` for all keys, which stand where it says ``(*)``."""
-    done = 0
-    for size in _CHUNKS:
-        while len(keys) - done >= size:
-            yield from connection.execute(_listed(query, size), tuple(keys[done : done + size])).fetchall()
-            done += size
+    for done in range(0, len(keys), _LISTS[-1]):
+        yield from run_listed(connection, query, (), keys[done : done + _LISTS[-1]]).fetchall()
 
 
 def run_listed(

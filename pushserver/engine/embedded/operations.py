@@ -80,6 +80,8 @@ class Operation(Generic[T]):
     #: which task, or several
     task_id: str | None = None
     task_ids: Sequence[str] = ()
+    #: whose tasks
+    owner: str | None = None
     #: which output: its task, and its name
     output: tuple[str, str] | None = None
 
@@ -170,6 +172,16 @@ class TaskCall(_Call[T]):
 
     def carry_out(self, store: Store) -> T:
         return self._method(store.tasks, store.connection, store.now, *self._arguments)
+
+
+class ListTasks(TaskCall[T]):
+    """``method(tasks, connection, now, user_id, …)``"""
+
+    __slots__ = ("owner",)
+
+    def __init__(self, method: Callable[..., T], user_id: str, *arguments: object) -> None:
+        super().__init__(method, user_id, *arguments)
+        self.owner = user_id
 
 
 class RowCall(_Call[T]):

@@ -62,6 +62,9 @@ class BatchItem(Protocol):
     def task_ids(self) -> Sequence[str]: ...
 
     @property
+    def owner(self) -> str | None: ...
+
+    @property
     def output(self) -> tuple[str, str] | None: ...
 
     def carry_out(self, store: Store) -> Any: ...  # Any: each has an answer of its own kind
@@ -323,6 +326,8 @@ class Store:
             task_ids += each.task_ids
         if task_ids:
             self.tasks.fetch(connection, now, task_ids)
+        if owners := [each.owner for each in operations if each.owner is not None]:
+            self.tasks.fetch_owners(connection, owners)
         if outputs := [each.output for each in operations if each.output is not None]:
             self.tasks.fetch_briefs(connection, now, [task_id for task_id, _ in outputs])
             self.outputs.fetch(connection, outputs)

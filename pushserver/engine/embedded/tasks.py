@@ -8,7 +8,7 @@ from zope.interface import implementer
 
 from pushserver.engine.interfaces import IdempotencyKey, ITaskStore
 
-from .operations import CreateTask, ReadTasks, ReplaceTask, ReplaceTasks, RestartTask, TaskCall, TaskDone
+from .operations import CreateTask, ListTasks, ReadTasks, ReplaceTask, ReplaceTasks, RestartTask, TaskCall, TaskDone
 from .rows.tasks import TaskRows
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class EmbeddedTasks:
         return self._writer.submit(ReadTasks(task_ids))
 
     def of_user(self, user_id: str, unfinished: bool, limit: int) -> Deferred[list[TaskState]]:
-        return self._writer.submit(TaskCall(TaskRows.of_user, user_id, unfinished, limit))
+        return self._writer.submit(ListTasks(TaskRows.of_user, user_id, unfinished, limit))
 
     def stale(self, age: int, limit: int) -> Deferred[list[TaskState]]:
         return self._writer.submit(TaskCall(TaskRows.stale, age, limit))

@@ -1,4 +1,4 @@
-"""The store's statements: none of those that run for each batch reads a whole table."""
+"""The store's statements: none of those that run for each batch reads a whole table, and they are few."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ import msgspec
 import pytest
 
 from pushserver.core.task import NewTask, complete, create
+from pushserver.engine.embedded.database import ABSENT
 from pushserver.engine.embedded.operations import (
     AppendToInbox,
     CreateTask,
+    InboxCall,
     KeepPublication,
+    ListTasks,
     ReplaceTask,
     RestartTask,
     Sweep,
 )
 from pushserver.engine.embedded.rows import revocations as revocationrows
+from pushserver.engine.embedded.rows.inbox import Inboxes
+from pushserver.engine.embedded.rows.tasks import TaskRows
 from pushserver.engine.interfaces import IdempotencyKey, Retention, TaskEvent
 
 from .stores import Asking, OpenStore, publication
@@ -57,6 +62,7 @@ def test_no_statement_reads_a_whole_table(tmp_path: Path, monkeypatch: pytest.Mo
             Asking(lambda store: store.tasks.get(store.connection, store.now, "t")),
             Asking(lambda store: store.tasks.of_user(store.connection, store.now, "7", True, 5)),
             Asking(lambda store: store.tasks.of_user(store.connection, store.now, "7", False, 5)),
+            *[ListTasks(TaskRows.of_user, str(n), True, 5) for n in range(9)],
             Asking(lambda store: store.tasks.stale(store.connection, store.now, store.now, 5)),
             Asking(lambda store: store.inboxes.read(store.connection, store.now, "7", 0, 5), user_id="7"),
             Asking(lambda store: store.inboxes.clear(store.connection, store.now, "8"), user_id="8"),
@@ -89,3 +95,40 @@ def test_no_statement_reads_a_whole_table(tmp_path: Path, monkeypatch: pytest.Mo
     opened.close()
     assert explained > 40
     assert scans == {}
+
+
+def test_those_who_sign_in_in_one_turn_are_read_together(tmp_path: Path) -> None:
+    """Each statement gives up the interpreter's lock, and has to wait for it."""
+    opened = OpenStore(tmp_path)
+    opened.do(CreateTask(TaskEvent("task_created", create(NewTask(task_id="early", user_id="3"), opened.now)), None))
+    statements: list[str] = []
+    connection = opened.store.connection
+    connection.set_trace_callback(lambda said: statements.append(said.split()[0]))
+    late = create(NewTask(task_id="late", user_id="5"), opened.now)
+    users = [str(n) for n in range(30)]
+    answers = opened.batch(
+        CreateTask(TaskEvent("task_created", late), None),
+        *[InboxCall(Inboxes.read, user_id, 0, 5) for user_id in users],
+        *[ListTasks(TaskRows.of_user, user_id, True, 5) for user_id in users],
+    )
+    assert [[state.task_id for state in found] for found in answers[31:]] == [
+        {"3": ["early"], "5": ["late"]}.get(user_id, []) for user_id in users
+    ]
+    # The inboxes, whether the new task is known, who has tasks, and those of the two who have.
+    assert statements.count("SELECT") == 5
+
+    statements.clear()
+    opened.batch(*[InboxCall(Inboxes.read, user_id, 0, 5) for user_id in users])
+    assert statements == ["BEGIN", "COMMIT"]
+
+    connection.set_trace_callback(None)
+    assert [state.task_id for state in opened.do(ListTasks(TaskRows.of_user, "5", True, 5))] == ["late"]
+    opened.close()
+
+
+def test_no_more_than_some_of_those_that_are_not_there_are_known(tmp_path: Path) -> None:
+    opened = OpenStore(tmp_path)
+    for first in range(0, 2 * ABSENT, 100):
+        opened.batch(*[InboxCall(Inboxes.read, str(n), 0, 5) for n in range(first, first + 100)])
+        assert len(opened.store.inboxes._absent) <= ABSENT
+    opened.close()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from pushserver.core.positions import Position
 from pushserver.core.publication import Messages
-from pushserver.engine.embedded.database import read_rows, take_rows, write_rows
+from pushserver.engine.embedded.database import ABSENT, read_rows, take_rows, write_rows
 from pushserver.engine.embedded.epochs import CARRY
 from pushserver.engine.interfaces import POSITION_TTL, HistoryPage, Retention
 
@@ -84,7 +84,7 @@ class Histories:
         self._epochs = epochs
         self._quarantine = quarantine
         self._heads: dict[str, HistoryHead] = {}
-        #: names that the batch under way asked for, and that have no head
+        #: names that were asked for, and that have no head; at most about `ABSENT` of them
         self._absent: set[str] = set()
         self._next_channel = 0
         self._rows: list[tuple[int, int, int, int, bytes]] = []
@@ -311,7 +311,8 @@ class Histories:
 
     def flush(self, connection: sqlite3.Connection) -> None:
         """Write what the batch changed."""
-        self._absent.clear()
+        if len(self._absent) > ABSENT:
+            self._absent.clear()
         self._flush_rows(connection)
         if self._changed:
             write_rows(

@@ -17,7 +17,7 @@ import msgspec
 from pushserver.core import errors
 from pushserver.core.inbox import InboxChange, Selection, Unread
 from pushserver.core.positions import base_of
-from pushserver.engine.embedded.database import read_rows, run_listed, take_rows, write_rows
+from pushserver.engine.embedded.database import ABSENT, read_rows, run_listed, take_rows, write_rows
 from pushserver.engine.embedded.epochs import CARRY
 from pushserver.engine.interfaces import (
     POSITION_TTL,
@@ -214,7 +214,7 @@ class Inboxes:
         self._epochs = epochs
         self._quarantine = quarantine
         self._heads: dict[str, InboxHead] = {}
-        #: users that the batch under way asked for, and that have no head
+        #: users that were asked for, and that have no head; at most about `ABSENT` of them
         self._absent: set[str] = set()
         self._next_user = 0
         self._rows: list[tuple[int, int, int, int, str | None, bytes]] = []
@@ -643,7 +643,8 @@ class Inboxes:
 
     def flush(self, connection: sqlite3.Connection) -> None:
         """Write what the batch changed."""
-        self._absent.clear()
+        if len(self._absent) > ABSENT:
+            self._absent.clear()
         self._flush_rows(connection)
         if self._changed:
             write_rows(

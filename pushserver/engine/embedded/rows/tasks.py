@@ -62,12 +62,15 @@ class TaskRows:
         self._rows: dict[str, _Row] = {}
         #: of the tasks whose outputs this batch asks for; None where the task is not known
         self._briefs: dict[str, TaskBrief | None] = {}
+        #: who of those whose tasks this batch asks for has none
+        self._without: set[str] = set()
 
     def forget(self) -> None:
         self._versions.clear()
         self._writers.clear()
         self._rows.clear()
         self._briefs.clear()
+        self._without.clear()
 
     def fetch(self, connection: sqlite3.Connection, now: int, task_ids: Sequence[str]) -> None:
         """Read the versions that this batch will ask for."""
@@ -91,6 +94,16 @@ class TaskRows:
         ):
             if expires_at is None or expires_at > now:
                 self._briefs[task_id] = self._brief(task_id, body)
+
+    def fetch_owners(self, connection: sqlite3.Connection, user_ids: Sequence[str]) -> None:
+        """Find out who of the users whose tasks this batch will ask for has none: those who sign in, mostly."""
+        self._without = set(user_ids)
+        if len(self._without) == 1:
+            self._without.clear()
+        for (user_id,) in read_rows(
+            connection, "SELECT DISTINCT user_id FROM task WHERE user_id IN (*)", list(self._without)
+        ):
+            self._without.discard(user_id)
 
     @staticmethod
     def _brief(
@@ -129,6 +142,7 @@ class TaskRows:
     def put(self, state: TaskState, now: int, end: tuple[int, str] | None = None) -> None:
         """Keep a state; ``end`` is the place of the owner's message of a final one."""
         self._versions[state.task_id] = state.version
+        self._without.discard(state.user_id)
         if state.task_id in self._briefs:
             self._briefs[state.task_id] = TaskBrief.of(state)
         self._rows[state.task_id] = (
@@ -185,6 +199,8 @@ class TaskRows:
     def of_user(
         self, connection: sqlite3.Connection, now: int, user_id: str, unfinished: bool, limit: int
     ) -> list[TaskState]:
+        if user_id in self._without:
+            return []
         self.flush(connection)
         kept = "expires_at IS NULL" if unfinished else "(expires_at IS NULL OR expires_at > :now)"
         rows = connection.execute(
