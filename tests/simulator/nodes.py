@@ -114,6 +114,8 @@ class Node:
         self.process = Process(world, self.name, self.host)
         self.process.alive = False
         self.service: PushService | None = None
+        #: what was told to end in order, and may stand still before it does
+        self._told_to_end: Process | None = None
         #: whether it begins anew when it has ended in order
         self._begins_anew = False
         #: what was killed: it must not be collected, which would let its code run once more
@@ -145,10 +147,11 @@ class Node:
 
     @property
     def ending(self) -> bool:
-        return self.service is not None and self.service.trouble() == "stopping"
+        return self._told_to_end is self.process
 
     def stop(self) -> None:
         """End it in order, as SIGTERM does."""
+        self._told_to_end = self.process
         self.process.later(0, self._stop, self.process)
 
     def _stop(self, process: Process) -> None:

@@ -31,6 +31,15 @@ def test_the_end_of_a_hold_that_is_over_lets_no_later_one_go_on() -> None:
     assert (ran, process.held) == ([2.0], False)
 
 
+def test_who_stands_still_when_told_to_end_is_back_in_the_end(tmp_path: Path) -> None:
+    plan = make(0, 0, 0)
+    node = {"node": "n1"}
+    steps = (Step(5.7, "stop", {**node, "seconds": 25}), Step(5.7, "hold", {**node, "seconds": 1}))
+    run = Run(Plan(plan.seed, 1, 6.0, plan.settings, plan.devices, steps), tmp_path)
+    assert '"event":"device"' in run.run()
+    assert run.nodes[0].ready
+
+
 def test_an_old_master_stands_still_until_it_is_back_whatever_held_it_before(tmp_path: Path) -> None:
     hold, restart = Step(1.0, "redis_hold", {"seconds": 5.0}), Step(2.0, "redis_restart", {"seconds": 0.1})
     failover = Step(3.0, "failover_back", {"seconds": 6.0, "back": True})
