@@ -355,6 +355,7 @@ def take_rows(
 
 @lru_cache(maxsize=64)
 def _listed(query: str, count: int) -> str:
+    query = query.replace("VALUES (*)", "VALUES " + ",".join(["(?)"] * count))
     return query.replace("(*)", "(" + ",".join("?" * count) + ")")
 
 
@@ -363,7 +364,8 @@ def read_rows(
     query: str,
     keys: Sequence[object],
 ) -> Iterator[tuple[Any, ...]]:  # Any: SQLite says the types of columns only when it runs
-    """The rows of ``query`` for all keys, which stand where it says ``(*)``."""
+    """The rows of ``query`` for all keys, which stand where it says ``(*)``: as a list, or behind VALUES each as a row,
+    where the last may stand several times."""
     for done in range(0, len(keys), _LISTS[-1]):
         yield from run_listed(connection, query, (), keys[done : done + _LISTS[-1]]).fetchall()
 

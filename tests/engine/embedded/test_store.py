@@ -132,3 +132,29 @@ def test_no_more_than_some_of_those_that_are_not_there_are_known(tmp_path: Path)
         opened.batch(*[InboxCall(Inboxes.read, str(n), 0, 5) for n in range(first, first + 100)])
         assert len(opened.store.inboxes._absent) <= ABSENT
     opened.close()
+
+
+def test_those_who_have_many_tasks_cost_those_who_sign_in_with_them_nothing(tmp_path: Path) -> None:
+    opened = OpenStore(tmp_path)
+    steps = [0]
+
+    def count() -> int:
+        steps[0] += 1
+        return 0
+
+    def sign_ins() -> int:
+        steps[0] = 0
+        opened.store.connection.set_progress_handler(count, 1)
+        opened.batch(ListTasks(TaskRows.of_user, "7", True, 5), ListTasks(TaskRows.of_user, "8", True, 5))
+        opened.store.connection.set_progress_handler(None, 0)
+        return steps[0]
+
+    def make(first: int, end: int) -> None:
+        news = [create(NewTask(task_id=f"t{n}", user_id="7"), opened.now) for n in range(first, end)]
+        opened.batch(*[CreateTask(TaskEvent("task_created", new), None) for new in news])
+
+    make(0, 10)
+    few = sign_ins()
+    make(10, 500)
+    assert sign_ins() == few
+    opened.close()

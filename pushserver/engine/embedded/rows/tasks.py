@@ -100,9 +100,9 @@ class TaskRows:
         self._without = set(user_ids)
         if len(self._without) == 1:
             self._without.clear()
-        for (user_id,) in read_rows(
-            connection, "SELECT DISTINCT user_id FROM task WHERE user_id IN (*)", list(self._without)
-        ):
+        # One task of each is looked at, however many there are.
+        query = "SELECT column1 FROM (VALUES (*)) WHERE EXISTS (SELECT 1 FROM task WHERE user_id = column1)"
+        for (user_id,) in read_rows(connection, query, list(self._without)):
             self._without.discard(user_id)
 
     @staticmethod
