@@ -31,6 +31,7 @@ INBOX = 100_000
 CONFIG = f"""
 [inbox]
 max_messages = {INBOX}
+max_task_messages = {INBOX}
 [rate_limits]
 messages_per_second = 0
 [[namespaces]]

@@ -41,6 +41,7 @@ CONFIG = f"""
 shutdown_drain = "1s"
 [inbox]
 max_messages = {INBOX}
+max_task_messages = {INBOX}
 [rate_limits]
 messages_per_second = 0
 [engine]

@@ -36,6 +36,7 @@ USERS = 4
 CONFIG = """
 [inbox]
 max_messages = 100000
+max_task_messages = 100000
 [rate_limits]
 messages_per_second = 0
 """

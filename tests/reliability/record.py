@@ -65,7 +65,7 @@ class Record(History):
             seed=seed,
             nodes=nodes,
             devices=[each.description for each in devices],
-            settings={"inbox": {"max_messages": max_messages}},
+            settings={"inbox": {"max_messages": max_messages, "max_task_messages": max_messages}},
             strict=[],
             room=room,
         )
