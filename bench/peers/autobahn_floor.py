@@ -188,7 +188,7 @@ class Door(AutobahnReader):
 class Doors(Factory):
     noisy = False
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self) -> None:
         self._door = AutobahnFactory(MAX_MESSAGE).kind(Door, answers=Answers())
 
     def buildProtocol(self, addr: IAddress | None) -> Door:
@@ -206,7 +206,7 @@ def listen(reactor: Any, doors: Factory, descriptions: list[str]) -> None:
 def main() -> None:
     from twisted.internet import reactor
 
-    listen(reactor, Doors(reactor), sys.argv[1:])
+    listen(reactor, Doors(), sys.argv[1:])
     reactor.run()
 
 

@@ -124,7 +124,7 @@ class AskingDoor(Door):
 class AskingDoors(Factory):
     noisy = False
 
-    def __init__(self, reactor: Any, redis: Redis) -> None:
+    def __init__(self, redis: Redis) -> None:
         self._door = AutobahnFactory(MAX_MESSAGE).kind(AskingDoor, answers=Answers(), redis=redis)
 
     def buildProtocol(self, addr: IAddress | None) -> AskingDoor:
@@ -139,7 +139,7 @@ def serve(reactor: Any, address: str, descriptions: list[str]) -> Any:
     names = yield place.connect(Factory.forProtocol(Names))
     commands = yield place.connect(Factory.forProtocol(lambda: txredisapi.RedisProtocol(charset=None)))
     digest = yield commands.script_load(SCRIPT)
-    listen(reactor, AskingDoors(reactor, Redis(names, commands, digest.decode())), descriptions)
+    listen(reactor, AskingDoors(Redis(names, commands, digest.decode())), descriptions)
 
 
 def main() -> None:

@@ -105,14 +105,14 @@ class SigningDoor(Door):
 
 
 class SigningDoors(Doors):
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self) -> None:
         self._door = AutobahnFactory(MAX_MESSAGE).kind(SigningDoor, answers=Rooms())
 
 
 def main() -> None:
     from twisted.internet import reactor
 
-    listen(reactor, SigningDoors(reactor), sys.argv[1:])
+    listen(reactor, SigningDoors(), sys.argv[1:])
     reactor.run()
 
 

@@ -136,9 +136,10 @@ class AutobahnReader(Protocol, WebSocketServerProtocol):  # type: ignore[misc]
     A subclass takes what was read (the ``on_…`` methods) and writes what is to be sent (`write`, `finish`).
     """
 
+    transport: Any
+
     # What Autobahn would give each instance stands here once, for all (`options_of` adds the options): a connection has
     # attributes of its own only for what is its own, few enough that its instances share their keys.
-    transport: Any
     CONFIG_ATTRS = ()
     log = _Quiet()
     is_open = is_closed = _Unheard()

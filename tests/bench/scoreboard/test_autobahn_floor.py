@@ -7,7 +7,7 @@ import socket
 from typing import Any
 
 import pytest
-from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.internet.testing import StringTransport
 
 from bench.peers.autobahn_floor import AUTHENTICATED, Door, Doors
 from bench.scoreboard.meters import THREE
@@ -71,7 +71,7 @@ class Visit:
 
 @pytest.fixture
 def doors() -> Doors:
-    return Doors(MemoryReactorClock())
+    return Doors()
 
 
 def subscribe(*channels: Any, number: int = 2) -> bytes:

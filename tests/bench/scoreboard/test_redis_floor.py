@@ -6,7 +6,7 @@ from typing import Any
 
 import hiredis
 from twisted.internet.defer import Deferred
-from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.internet.testing import StringTransport
 
 from bench.peers.autobahn_floor import AUTHENTICATED
 from bench.peers.redis_floor import AskingDoors, Names, Redis
@@ -33,7 +33,7 @@ def begun() -> tuple[Visit, Names, Commands]:
     """A client that has shown its token, and said a second message at once."""
     names, commands = Names(), Commands()
     names.makeConnection(StringTransport())
-    visit = Visit(AskingDoors(MemoryReactorClock(), Redis(names, commands, "digest")))  # type: ignore[arg-type]
+    visit = Visit(AskingDoors(Redis(names, commands, "digest")))  # type: ignore[arg-type]
     visit.sent(UPGRADE)
     auth = masked(b'{"type":"auth","id":1,"data":{"token":"%b"}}' % token("u7").encode())
     subscribe = masked(b'{"type":"subscribe","id":2,"data":{"channels":["public:a"]}}')

@@ -8,7 +8,6 @@ from typing import Any
 import jwt
 import pytest
 from twisted.internet.error import ConnectionDone
-from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
 from bench.peers.token_floor import SigningDoor, SigningDoors
@@ -19,7 +18,7 @@ from .test_autobahn_floor import UPGRADE, Visit, post, subscribe, told
 
 @pytest.fixture
 def doors() -> SigningDoors:
-    return SigningDoors(MemoryReactorClock())
+    return SigningDoors()
 
 
 def auth(shown: str) -> bytes:

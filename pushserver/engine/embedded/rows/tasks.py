@@ -99,6 +99,7 @@ class TaskRows:
         """Find out who of the users whose tasks this batch will ask for has none: those who sign in, mostly."""
         self._without = set(user_ids)
         if len(self._without) == 1:
+            # To read the tasks is one statement too.
             self._without.clear()
         # One task of each is looked at, however many there are.
         query = "SELECT column1 FROM (VALUES (*)) WHERE EXISTS (SELECT 1 FROM task WHERE user_id = column1)"
