@@ -309,8 +309,10 @@ class Outbox:
             self._corked.clear()
 
     def finish(self) -> None:
-        """The transport closes when what it holds is out: nothing more is handed to the socket past it."""
+        """The transport closes when what it holds is out: give it all that waits, and nothing to the socket past it."""
         self.uncork()
+        while self._waiting:
+            self._transport.write(self._waiting.take())
         self.direct_socket = None
         self._route_changed()
 

@@ -264,6 +264,37 @@ def test_nothing_follows_the_last_word() -> None:
     assert wire.frames == [b"goodbye\n"]
 
 
+@settings(max_examples=300, deadline=None)
+@given(takes, st.lists(st.sampled_from(["write", "push", "fan", "turn", "write_first"]), max_size=40))
+def test_all_that_waits_goes_before_the_last_word(takes: list[int], steps: list[str]) -> None:
+    wire = Wire(takes)
+    numbers = numbered()
+    sent: list[bytes] = []
+    for step in steps:
+        if step == "turn":
+            wire.turn()
+            continue
+        frame = b"ping\n" if step == "write_first" else next(numbers)
+        if step == "push":
+            assert wire.outbox.push(frame, Mark("c", None, ""))
+        elif step == "fan":
+            wire.fan_out(frame)
+        else:
+            getattr(wire.outbox, step)(frame)
+        sent.append(frame)
+    wire.outbox.write(b"goodbye\n")
+    # As Autobahn ends a connection.
+    wire.transport.unregisterProducer()
+    wire.outbox.finish()
+    wire.transport.loseConnection()
+    wire.fan_out(b"late\n")
+    wire.drain()
+    frames = wire.frames
+    assert frames[-1] == b"goodbye\n"
+    assert sorted(frames[:-1]) == sorted(sent)
+    assert [frame for frame in frames[:-1] if frame != b"ping\n"] == [frame for frame in sent if frame != b"ping\n"]
+
+
 def test_the_last_word_of_a_corked_connection_goes_out() -> None:
     wire = Wire([])
     wire.outbox.cork()

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from tests.certificates import certificates
 from tests.harness import Server, free_port, wait_until
-from tests.rawsocket import Closed, RawSocket
+from tests.rawsocket import CLOSE, Closed, RawSocket, frame
 
 #: Larger than what the kernel keeps for a socket that is not read: several MiB in pieces of this size.
 BODY = "x" * 4_000
@@ -303,3 +304,38 @@ def test_a_flood_over_tls(start_server: Callable[..., Server], certificate: Path
         publisher.start()
         flood(raw, 11)
         publisher.join()
+
+
+@pytest.mark.parametrize("way", ["tcp", "ssl", "haproxy:ssl"])
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [(frame(CLOSE, b"\x03\xe8"), 1000), (frame(0x3) + frame(CLOSE, b"\x03\xea"), 1002)],
+    ids=["goodbye", "nonsense"],
+)
+def test_whoever_ends_while_much_waits_is_sent_all_of_it_and_the_end(
+    start_server: Callable[..., Server], tmp_path: Path, way: str, said: bytes, code: int
+) -> None:
+    files, plain, port = certificates(tmp_path / "pki"), free_port(), free_port()
+    keys = "" if way == "tcp" else f":privateKey={files['key']}:certKey={files['cert']}"
+    ports = (f"tcp:{plain}:interface=127.0.0.1", f"{way}:{port}:interface=127.0.0.1{keys}")
+    listen = [option for one in ports for option in ("--listen", one)]
+    server = start_server(*listen, config=CONFIG.format(policy="drop_oldest", limit=1 << 24), port=plain)
+    with RawSocket(port, 20) as raw:
+        raw._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+        if way.startswith("haproxy:"):
+            raw.send(b"PROXY TCP4 192.0.2.7 192.0.2.1 1000 80\r\n")
+        if keys:
+            trust = ssl.create_default_context(cafile=str(files["ca"]))
+            raw._socket = trust.wrap_socket(raw._socket, server_hostname="127.0.0.1")
+        assert raw.upgrade().status == 101
+        raw.ask({"type": "auth", "id": 1, "data": {"token": server.token("slow")}})
+        raw.ask({"type": "subscribe", "id": 2, "data": {"channels": ["public:a"]}})
+        sent = 0
+        while not queued(server, "slow"):
+            publish(server, "public:a", range(sent, sent + 200))
+            sent += 200
+        raw.send(said)
+        wait_until(lambda: server.api("GET", "/api/connections?userId=slow").body["connections"] == [])
+        came: list[int] = []
+        assert read_to_the_end(raw, came) == code
+        assert came == list(range(sent))
