@@ -43,9 +43,11 @@ def machine() -> str:
     node = shutil.which("node")
     version = subprocess.run([node, "--version"], capture_output=True, text=True).stdout.strip() if node else "none"
     load = os.getloadavg()[0]
+    # One that somebody compiled is slower, as a rule, than the system's own.
+    python = f"Python {platform.python_version()}{' of the system' if sys.base_prefix == '/usr' else ''}"
     return (
         f"{os.cpu_count()} cores ({model}), Linux {platform.release().split('-')[0]}, "
-        f"Python {platform.python_version()}, node {version}, load {load:.1f}"
+        f"{python}, node {version}, load {load:.1f}"
     )
 
 
