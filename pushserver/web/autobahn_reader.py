@@ -21,7 +21,7 @@ from autobahn.websocket.protocol import (
     WebSocketServerFactory,
     WebSocketServerProtocol,
 )
-from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from pushserver.protocols import rfc6455
@@ -345,10 +345,9 @@ class AutobahnReader(Protocol, WebSocketServerProtocol):  # type: ignore[misc]
             self.on_violation(code, reason)
 
 
-class AutobahnFactory(WebSocketServerFactory, ServerFactory):  # type: ignore[misc]
+class AutobahnFactory(WebSocketServerFactory):  # type: ignore[misc]
     """What all readers share on Autobahn's side."""
 
-    noisy = False
     log = _Quiet()
 
     def __init__(self, max_message_size: int) -> None:
