@@ -112,6 +112,8 @@ class Connection:
     ping_at: int = field(init=False, default=0)
     pinged_at: int = field(init=False, default=0)
     deadline: int = field(init=False, default=0)
+    #: once it closes, when its socket ends, whatever it still takes
+    ends_at: int = field(init=False, default=0)
     #: when the last ping went out, until its answer comes, and how long that took (ms; None: none was answered yet)
     asked_at: int = field(init=False, default=0)
     rtt: int | None = field(init=False, default=None)

@@ -22,6 +22,8 @@ from pushserver.server.connection import Connection
 
 #: ms that a turn may come late without anybody having missed anything.
 MAX_LAG: Final = 1_000
+#: ms of a closing handshake, however much the peer still takes.
+LONGEST_FAREWELL: Final = 30_000
 
 
 class Wheel:
@@ -76,7 +78,7 @@ class Heartbeat:
         interval, timeout: ms between pings, and ms for a sign of life after one.
         auth_timeout: ms to authenticate in; None: connections may stay anonymous.
         grace: ms after a token's expiry.
-        farewell: ms for a closing handshake.
+        farewell: ms for a closing handshake, once the peer takes nothing any more that stands before it.
     """
 
     _log = Logger()
@@ -146,7 +148,8 @@ class Heartbeat:
 
     def closing(self, connection: Connection) -> None:
         """A closing handshake began: the peer has a while to finish it."""
-        connection.deadline = self._clock.milliseconds() + self._farewell
+        now = self._clock.milliseconds()
+        connection.deadline, connection.ends_at = now + self._farewell, now + LONGEST_FAREWELL
         self._schedule(connection)
 
     def forget(self, connection: Connection) -> None:
@@ -184,10 +187,14 @@ class Heartbeat:
                 return
             connection.deadline = now + left
         elif connection.deadline and now >= connection.deadline:
-            if connection.closing is not None:
-                connection.line.abort()
-            else:
+            if connection.closing is None:
                 connection.close(errors.NOT_AUTHENTICATED)
+            elif now < connection.ends_at and connection.line.moves():
+                # Its goodbye stands behind what it is still taking.
+                connection.deadline = min(now + self._farewell, connection.ends_at)
+                self._schedule(connection)
+            else:
+                connection.line.abort()
             return
         if connection.closing is None:
             if fair and connection.pinged_at and now >= connection.pinged_at + self._timeout:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import socket
+import sys
 import termios
 from array import array
 from collections.abc import Sequence
@@ -27,6 +28,10 @@ from zope.interface import implementer
 
 from pushserver.server.waiting import Mark, WaitingFrames
 
+#: What tells of a TCP connection, None where the system has no such thing; and where Linux says in it how many bytes
+#: the other side has acknowledged (``tcpi_bytes_acked`` of linux/tcp.h).
+TCP_INFO: Final[int | None] = getattr(socket, "TCP_INFO", None)
+ACKNOWLEDGED: Final = slice(120, 128)
 #: Frames that wait are handed over in pieces of about this size: large enough for one system call to be worth it.
 CHUNK: Final = 65536
 
@@ -68,13 +73,13 @@ class Outbox:
     """
 
     __slots__ = (
+        "_ahead",
         "_closed",
         "_corked",
         "_direct",
         "_moved",
         "_owner",
         "_transport",
-        "_untaken",
         "_waiters",
         "_waiting",
         "direct_socket",
@@ -102,9 +107,11 @@ class Outbox:
         self._owner = owner
         self.limit = limit
         self.policy = policy
-        #: whether something of what waited has gone, and how much was not taken, when `watch` or `moves` was asked last
+        #: whether something of what waited has gone since `watch` or `moves` was asked last
         self._moved = False
-        self._untaken: int | None = None
+        #: how much the other side had taken then, and how much that is once it has all that it had been given before;
+        #: None where it had
+        self._ahead: tuple[int, int] | None = None
         #: the socket, while whole frames may be given to it and nothing is before them: a fan-out sends by itself then,
         #: and tells `rest` what was not taken. None while anything waits or is kept back, on a transport without
         #: one, and from the moment that the connection ends.
@@ -250,22 +257,28 @@ class Outbox:
         return waiter
 
     def watch(self) -> None:
-        """From now on `moves` tells of what is taken."""
+        """From now on `moves` tells of what is taken of all that was written until now."""
         self._moved = False
-        self._untaken = untaken(self._transport) if self.stalled else None
+        self._ahead = _ahead(progress(self._transport))
 
     def moves(self) -> bool:
-        """Return whether the other side took something of what waits since this was asked last, or since `watch`.
+        """Return whether the other side took something since this was asked last, or since `watch`: of what was written
+        before that, or of what waits.
 
-        A long frame is taken bit by bit: it is the kernel that knows, for both ends of a TCP or Unix connection. Where
-        it does not say, only the end of a frame counts.
+        A long frame is taken bit by bit, and much that waits for nothing here waits in the kernel, before a slow
+        network: it is the kernel that knows, for both ends of a TCP or Unix connection. Where it does not say, only the
+        end of a frame counts.
         """
         moved, self._moved = self._moved, False
-        before, self._untaken = self._untaken, untaken(self._transport) if self.stalled else None
-        if moved or self._untaken is None:
-            return moved
-        # What has begun to wait since the last look is given the time until the next.
-        return before is None or self._untaken < before
+        before, now = self._ahead, progress(self._transport)
+        self._ahead = _ahead(now) if self.stalled else None
+        if before is None or now is None:
+            # What has begun to wait since the last look is given the time until the next.
+            return moved or self._ahead is not None
+        taken, untaken = now
+        if untaken and taken < before[1]:
+            self._ahead = taken, before[1]
+        return moved or not untaken or taken > before[0]
 
     def resumeProducing(self) -> None:
         """The transport's buffer is empty: hand over what waits, then let writers go on."""
@@ -327,15 +340,23 @@ class Outbox:
             self._release()
 
 
-def untaken(transport: Any) -> int | None:  # Any: as for `Outbox`
-    """Return how many bytes that a transport was given the other side has not taken, None where nobody says: on another
-    system, or of a transport that is no socket."""
+def progress(transport: Any) -> tuple[int, int] | None:  # Any: as for `Outbox`
+    """Return how many bytes of what a transport was given the other side has taken, counted from anywhere, and how many
+    it has not; None where nobody says: on another system, or of a transport that is no socket."""
     size = array("i", [0])
     try:
         fcntl.ioctl(transport.fileno(), termios.TIOCOUTQ, size)
-        return size[0] + int(transport._tempDataLen) + len(transport.dataBuffer) - int(transport.offset)
+        untaken = size[0] + int(transport._tempDataLen) + len(transport.dataBuffer) - int(transport.offset)
+        if not untaken or TCP_INFO is None or transport.socket.family == socket.AF_UNIX:
+            return -untaken, untaken
+        told = transport.socket.getsockopt(socket.IPPROTO_TCP, TCP_INFO, ACKNOWLEDGED.stop)
+        return int.from_bytes(told[ACKNOWLEDGED], sys.byteorder), untaken
     except (AttributeError, OSError, ValueError):
         return None
+
+
+def _ahead(now: tuple[int, int] | None) -> tuple[int, int] | None:
+    return (now[0], sum(now)) if now is not None and now[1] else None
 
 
 def refused(problem: OSError) -> int:

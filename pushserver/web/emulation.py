@@ -87,8 +87,8 @@ class EmulatedLine(ResponseLine):
         self._context.limits.places.leave(self._transport)
 
     def ping(self) -> bool:
-        self.outbox.write_first(self.connection.dialect.ping())
         self.outbox.watch()
+        self.outbox.write_first(self.connection.dialect.ping())
         self.inbound.pinged()
         return True
 

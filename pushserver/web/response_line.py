@@ -151,6 +151,7 @@ class ResponseLine:
             self.outbox.discard()
             self.body.cut = False
         self.outbox.write(self._farewell(self.connection.dialect.close(close)))
+        self.outbox.watch()
         self.code = close.code
         self.inbound.end()
         self._context.rooms.requests.leave(self.connection)

@@ -255,6 +255,8 @@ class WebSocketDoor(AutobahnReader):
     def _goodbye(self, connection: Connection) -> None:
         if self._inbound is not None:
             self._inbound.end()
+        if self._outbox is not None:
+            self._outbox.watch()
         self._factory.context.rooms.requests.leave(connection)
         self._factory.context.rooms.heartbeat.closing(connection)
 
@@ -281,8 +283,9 @@ class WebSocketDoor(AutobahnReader):
     def ping(self) -> bool:
         outbox = self._outbox
         if self.is_up and outbox is not None and self.connection is not None:
-            outbox.write_first(self.connection.dialect.ping())
+            # What is before the ping has to be taken first.
             outbox.watch()
+            outbox.write_first(self.connection.dialect.ping())
             if self._inbound is not None:
                 self._inbound.pinged()
             # While it is us who do not read, because the engine is slow, nothing can be heard of the client.

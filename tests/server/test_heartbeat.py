@@ -150,6 +150,22 @@ def test_a_slow_peer_that_still_takes_what_waits_is_alive(world: World) -> None:
     world.run(2.5)
 
 
+def test_a_goodbye_waits_for_who_still_takes_what_stands_before_it(world: World) -> None:
+    quick, slow, endless = (world.connection() for _ in range(3))
+    slow.moving = endless.moving = True
+    for line in (quick, slow, endless):
+        line.connection.close(errors.EXPIRED)
+    world.run(2.5)
+    assert [line.aborted for line in (quick, slow, endless)] == [True, False, False]
+    world.run(20)
+    assert not slow.aborted
+    slow.moving = False
+    world.run(2.5)
+    assert [line.aborted for line in (slow, endless)] == [True, False]
+    world.run(5.5)
+    assert endless.aborted
+
+
 def test_heartbeats_are_spread_and_nobody_is_looked_at_who_is_not_due(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

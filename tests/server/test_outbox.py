@@ -20,6 +20,7 @@ from twisted.internet.protocol import Protocol
 from pushserver.server import outbox as outbox_module
 from pushserver.server.outbox import Outbox, Overflow, Policy, refused
 from pushserver.server.waiting import Mark
+from tests.harness import wait_until
 
 
 class Kernel:
@@ -317,7 +318,7 @@ def test_corked_answers_leave_in_one_call() -> None:
 
 def test_a_drained_socket_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     # As where the system does not say what was taken.
-    monkeypatch.setattr(outbox_module, "untaken", lambda _: None)
+    monkeypatch.setattr(outbox_module, "progress", lambda _: None)
     wire = Wire([3, 0])
     wire.outbox.write(b"frame\n")
     assert not wire.outbox.moves()
@@ -352,13 +353,52 @@ def test_a_long_frame_moves_while_the_other_side_takes_of_it(family: socket.Addr
         assert outbox.moves()
         # A frame that begins to wait after the last look has until the next.
         outbox.watch()
-        outbox._untaken = None
+        outbox._ahead = None
         assert outbox.moves()
         ours.close()
 
 
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+def test_what_the_kernel_still_holds_moves_while_the_other_side_takes_of_it(family: socket.AddressFamily) -> None:
+    with socket.socket(family) as listener, socket.socket(family) as reader:
+        listener.bind(("127.0.0.1", 0) if family is socket.AF_INET else "")
+        listener.listen()
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.connect(listener.getsockname())
+        reader.settimeout(20)
+        ours, _ = listener.accept()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        ours.setblocking(False)
+        transport = tcp.Connection(ours, Protocol(), Reactor())
+        transport.connected = 1
+        outbox = Outbox(transport, 1 << 20, Policy.DISCONNECT)
+        for _ in range(40):
+            outbox.write(b"x" * 1_000)
+        assert not outbox.stalled
+        outbox.watch()
+        while outbox.moves():
+            # What the other side's kernel takes by itself.
+            pass
+        for _ in range(5):
+            taken = 0
+            while taken < 5_000:
+                taken += len(reader.recv(5_000))
+            if family is socket.AF_INET:
+                # What is written meanwhile hides nothing.
+                outbox.write(b"y" * 6_000)
+            wait_until(outbox.moves)
+            while outbox.moves():
+                pass
+        while taken < 15_000:
+            taken += len(reader.recv(15_000))
+        wait_until(outbox.moves)
+        # All that was there before is taken. Nobody waits for what came behind it.
+        assert not outbox.moves()
+        ours.close()
+
+
 def test_what_is_no_socket_does_not_say_what_was_taken() -> None:
-    assert outbox_module.untaken(object()) is None
+    assert outbox_module.progress(object()) is None
 
 
 def test_whoever_waits_goes_on_when_the_socket_has_drained() -> None:

@@ -735,8 +735,8 @@ async def test_a_stream_that_takes_nothing_ends_and_one_that_takes_something_sta
     streams: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads, sleeps = [await streams.open(Policy.DISCONNECT, "public:a") for _ in range(2)]
-    taken = iter(range(1_000_000, 0, -1))
-    monkeypatch.setattr(outbox, "untaken", lambda body: next(taken) if body._request is reads else 1_000)
+    taken = iter(range(1_000_000))
+    monkeypatch.setattr(outbox, "progress", lambda body: (next(taken) if body._request is reads else 0, 1_000))
     reads.blocked = sleeps.blocked = True
     await streams.publish("public:a", "waits")
     for _ in range(60):
