@@ -201,8 +201,9 @@ class Heartbeat:
                 if not connection.line.moves():
                     connection.close(errors.NO_HEARTBEAT, discard=True)
                     return
-                # Slow, but alive: the ping stands behind what the client is still taking.
-                connection.pinged_at = now
+                if connection.pinged_at:
+                    # Slow, but alive: the ping stands behind what the client is still taking.
+                    connection.pinged_at = now
             if now >= connection.ping_at:
                 # None while one is unanswered.
                 if not connection.pinged_at and connection.line.ping():

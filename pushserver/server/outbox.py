@@ -124,6 +124,11 @@ class Outbox:
         """Return the bytes of live messages that wait."""
         return 0 if self._waiting is None else self._waiting.counted
 
+    @property
+    def is_behind(self) -> bool:
+        """Return whether the other side, when `watch` or `moves` was asked last, had yet to take what was before it."""
+        return self._ahead is not None
+
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def write(self, frame: bytes) -> None:

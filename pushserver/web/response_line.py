@@ -132,19 +132,20 @@ class ResponseLine:
         """The request itself showed the token."""
 
     def ping(self) -> bool:
-        if not self.outbox.stalled:
-            self.outbox.write(self.connection.dialect.ping())
-            return False
-        # Nobody answers on a stream: whoever takes nothing of what waits for it is gone.
-        self.outbox.watch()
-        self.outbox.drained().addCallback(self._reads)
-        return True
-
-    def _reads(self, _: None) -> None:
-        self.connection.pinged_at = 0
+        outbox = self.outbox
+        if not outbox.stalled:
+            outbox.write(self.connection.dialect.ping())
+        # Nobody answers on a stream: whoever takes nothing of what it was sent is gone.
+        outbox.watch()
+        return outbox.stalled or outbox.is_behind
 
     def moves(self) -> bool:
-        return self.outbox.moves()
+        outbox = self.outbox
+        moves = outbox.moves()
+        if moves and not (outbox.stalled or outbox.is_behind):
+            # It has all of it, which is its answer.
+            self.connection.pinged_at = 0
+        return moves
 
     def hang_up(self, close: Close, discard: bool) -> None:
         if discard or self.body.cut:

@@ -744,6 +744,7 @@ async def test_a_stream_that_takes_nothing_ends_and_one_that_takes_something_sta
     await streams.rig.until_idle()
     assert (sleeps.aborted, reads.aborted) == (True, False)
     assert streams.node.counters.closes[3012] == 1
+    monkeypatch.setattr(outbox, "progress", lambda body: (next(taken), 0))
     reads.unblock()
     # It is asked again, as ever, from when nothing waits.
     reads.written.clear()
@@ -752,6 +753,31 @@ async def test_a_stream_that_takes_nothing_ends_and_one_that_takes_something_sta
     assert b":" in b"".join(reads.written)
     assert reads.events == []
     reads.finish()
+
+
+async def test_a_stream_whose_network_is_gone_ends_though_nothing_waits_for_it_here(
+    streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, slow, quick = [await streams.open(Policy.DISCONNECT, "public:a") for _ in range(3)]
+    taken = iter(range(1_000_000))
+
+    def progress(body: Any) -> tuple[int, int]:
+        return {gone: (7, 100), slow: (next(taken), 100), quick: (9, 0)}[body._request]
+
+    monkeypatch.setattr(outbox, "progress", progress)
+    for _ in range(60):
+        streams.rig.clock.advance(1)
+    await streams.rig.until_idle()
+    assert [request.finished for request in (gone, slow, quick)] == [True, False, False]
+    assert streams.node.counters.closes[3012] == 1
+    # Who has taken all is asked again.
+    monkeypatch.setattr(outbox, "progress", lambda body: (7, 100 if body._request is quick else 0))
+    for _ in range(60):
+        streams.rig.clock.advance(1)
+    await streams.rig.until_idle()
+    assert [request.finished for request in (slow, quick)] == [False, True]
+    assert streams.node.counters.closes[3012] == 2
+    slow.finish()
 
 
 async def test_who_does_not_read_its_answers_is_not_asked_for_more(streams: Streams) -> None:
