@@ -28,11 +28,13 @@ HISTORY_CHANNEL = "log:all"
 ROOM = "live:all"
 INBOX = 100_000
 
+#: What version 1 does not know: its inboxes hold all ends of tasks.
+LIMIT_OF_TASKS = f"max_task_messages = {INBOX}\n"
+
 CONFIG = f"""
 [inbox]
 max_messages = {INBOX}
-max_task_messages = {INBOX}
-[rate_limits]
+{LIMIT_OF_TASKS}[rate_limits]
 messages_per_second = 0
 [[namespaces]]
 name = "log"

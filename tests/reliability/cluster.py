@@ -28,21 +28,18 @@ import websockets
 from tests.engine.redis.servers import RedisServer
 from tests.harness import Server, free_port, start
 from tests.loopback import source
+from tests.reliability.audit import INBOX, LIMIT_OF_TASKS
 from tests.reliability.record import DeviceRecord, Record, what_of
 
 HISTORY_CHANNEL = "log:all"
 LIVE_CHANNEL = "live:all"
-
-#: So many messages an inbox holds: more than any run sends.
-INBOX = 100_000
 
 CONFIG = f"""
 [server]
 shutdown_drain = "1s"
 [inbox]
 max_messages = {INBOX}
-max_task_messages = {INBOX}
-[rate_limits]
+{LIMIT_OF_TASKS}[rate_limits]
 messages_per_second = 0
 [engine]
 position_check = "1s"
@@ -243,17 +240,18 @@ class Cluster:
             yield number, (each / "log").read_text(errors="replace")
 
     def _start(self, number: int) -> Server:
+        program = self.programs[number]
         return start(
             self._places[number],
             "--redis",
             self.redis_url(number),
             *self.options,
             env=self.environment(number),
-            config=self.config,
+            config=self.config if program is None else self.config.replace(LIMIT_OF_TASKS, ""),
             port=self._ports[number],
             secret=self.secret,
             api_key=self.api_key,
-            bin=self.programs[number],
+            bin=program,
         )
 
     def restart(self, number: int) -> None:

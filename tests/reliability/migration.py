@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from tests.harness import ROOT, Server, free_port, start
-from tests.reliability.audit import CONFIG, Api, Books, Client, check, notify, run_tasks, write_history
+from tests.reliability.audit import CONFIG, LIMIT_OF_TASKS, Api, Books, Client, check, notify, run_tasks, write_history
 
 USERS = [f"u{n}" for n in range(4)]
 
@@ -127,7 +127,8 @@ async def migrate(place: Path, scratch: Path, seed: int, seconds: float, old: Pa
     chance, port = random.Random(seed), free_port()
 
     def begin(bin: Path | None) -> Server:
-        return start(place, config=CONFIG, port=port, secret="s" * 40, api_key="k" * 20, bin=bin)
+        config = CONFIG if bin is None else CONFIG.replace(LIMIT_OF_TASKS, "")
+        return start(place, config=config, port=port, secret="s" * 40, api_key="k" * 20, bin=bin)
 
     server = await asyncio.to_thread(begin, old)
     books, stop = Books(), asyncio.Event()
@@ -192,7 +193,8 @@ def _kill_starts(place: Path, port: int, chance: random.Random) -> int:
 
 def _refused(place: Path, port: int, old: Path) -> None:
     """The old server refuses the migrated store: exit status 1, and a line that says why."""
-    server = start(place, config=CONFIG, port=port, secret="s" * 40, api_key="k" * 20, ready=False, bin=old)
+    config = CONFIG.replace(LIMIT_OF_TASKS, "")
+    server = start(place, config=config, port=port, secret="s" * 40, api_key="k" * 20, ready=False, bin=old)
     try:
         status = server.wait()
     except subprocess.TimeoutExpired:
