@@ -147,9 +147,14 @@ class Heartbeat:
         return ends_at + self._grace - self._clock.now()
 
     def closing(self, connection: Connection) -> None:
-        """A closing handshake began: the peer has a while to finish it."""
+        """A closing handshake began: the peer has a while to finish it.
+
+        Where the node is left, it has longer, though it may take nothing at first: how long leaving lasts, others say.
+        """
         now = self._clock.milliseconds()
-        connection.deadline, connection.ends_at = now + self._farewell, now + LONGEST_FAREWELL
+        connection.ends_at = now + LONGEST_FAREWELL
+        patient = connection.closing == errors.SHUTDOWN and connection.outbox.is_behind
+        connection.deadline = connection.ends_at if patient else now + self._farewell
         self._schedule(connection)
 
     def forget(self, connection: Connection) -> None:

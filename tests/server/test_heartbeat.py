@@ -166,6 +166,19 @@ def test_a_goodbye_waits_for_who_still_takes_what_stands_before_it(world: World)
     assert endless.aborted
 
 
+def test_who_has_not_taken_all_has_longer_for_leaving_a_node_that_is_left(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Outbox, "is_behind", True)
+    left, kicked = world.connection(), world.connection()
+    left.connection.close(errors.SHUTDOWN)
+    kicked.connection.close(errors.EXPIRED)
+    world.run(29)
+    assert (left.aborted, kicked.aborted) == (False, True)
+    world.run(2)
+    assert left.aborted
+
+
 def test_heartbeats_are_spread_and_nobody_is_looked_at_who_is_not_due(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
