@@ -318,6 +318,50 @@ test('after silence a ping, and without an answer a new connection', async () =>
   assert.equal(r.Socket.all.length, 2);
 });
 
+test('a long answer on a slow way is waited for, longer on each link, and asked for once', async () => {
+  const r = rig(createClient);
+  r.client.subscribeChannel('news:a', () => {});
+  r.client.connect();
+  for (const within of [10000, 20000, 40000]) {
+    const socket = r.socket();
+    await r.welcome();
+    await r.clock.advance(25000 + within - 500);
+    assert.equal(socket.of('subscribe').length, 1);
+    // It stands behind the answer.
+    assert.equal(socket.of('ping').length, 1);
+    assert.ok(!socket.closed);
+    if (within === 40000) break;
+    while (r.socket() === socket) await r.clock.advance(100);
+    assert.ok(socket.closed);
+  }
+  const socket = r.socket();
+  const results = { 'news:a': { recovered: false, offset: 0, epoch: 'e', messages: [] } };
+  socket.answer('subscribe', 'subscription_success', { channels: ['news:a'], results, rejected: {} });
+  // Who owes no answer has no longer than ever.
+  await r.clock.advance(40000);
+  assert.ok(socket.closed);
+});
+
+test('a long answer to the sign-in is waited for likewise, also where the server waits less for a token', async () => {
+  const r = rig(createClient);
+  r.client.connect();
+  const [first] = r.Socket.all;
+  first.open();
+  while (r.Socket.all.length < 2) await r.clock.advance(100);
+  assert.ok(first.closed);
+  const second = r.socket();
+  second.open();
+  await r.clock.advance(15000);
+  assert.ok(!second.closed);
+  second.drop(3502);
+  await r.clock.advance(12000);
+  assert.equal(r.Socket.all.length, 3);
+  await r.welcome();
+  assert.equal(r.client.getState().isConnected, true);
+  r.socket().drop(3502);
+  assert.equal(r.client.getState().connectionState, 'closed');
+});
+
 test('any message is a sign of life', async () => {
   const r = rig(createClient);
   const socket = await r.connect();

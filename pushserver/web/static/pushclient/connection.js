@@ -16,6 +16,8 @@ import { createWatchdog } from './watchdog.js';
 /** What comes without an `id` and is no push, beside replies that nobody waits for any more. */
 const NO_PUSH = /^(auth_success|auth_failed|pong|error)$/;
 const PROBE_AFTER_WAKE = 5000;
+/** How many times as long an answer is waited for at most. */
+const MAX_PATIENCE = 16;
 /** Attempts that the page's events bring forward lie so far apart. */
 const HURRY = 3000;
 
@@ -64,6 +66,11 @@ export function createConnection(options, env, store, events) {
   let hurriedAt = 0;
   let failuresToOpen = 0;
   let stoppedForToken = false;
+  /**
+   * How many times as long a sign of life is waited for: twice as long after each link that owed an answer, until one
+   * comes. It may have been long and the way slow, which a page does not see before all of it is there.
+   */
+  let patience = 1;
 
   const storage = createStorage(env, url);
   /** Whether an event stream came through lately where no WebSocket did; what a worker cannot remember its tabs do. */
@@ -93,7 +100,13 @@ export function createConnection(options, env, store, events) {
     get user() {
       return user;
     },
-    ask: (...values) => outbox.ask(...values),
+    ask(type, data, reply, failed) {
+      const answered = (value) => {
+        patience = 1;
+        reply(value);
+      };
+      outbox.ask(type, data, answered, failed);
+    },
     emit,
     dispatch: (push) => events.dispatch(push, subscriptions.handlers(push.channel)),
     applyTasks: (states) => store.applyTasks(states),
@@ -237,6 +250,8 @@ export function createConnection(options, env, store, events) {
     }
     const positions = subscriptions.positions();
     given.send({ type: 'auth', id: 'auth', data: { token, ...(Object.keys(positions).length > 0 && { positions }) } });
+    given.signing = true;
+    given.probe.within *= patience;
   };
 
   const welcome = (given, data) => {
@@ -277,6 +292,7 @@ export function createConnection(options, env, store, events) {
     emit('connect', { connectionId, userId: id, transport: given.kind, node, inbox });
     if (given !== link) return;
     subscriptions.begin(given, data);
+    if (!outbox.isAsking) patience = 1;
     user?.inbox.flush();
     outbox.pump();
     // After what the application has changed meanwhile.
@@ -331,7 +347,8 @@ export function createConnection(options, env, store, events) {
     debug('lost', { code: effective, reason: message });
     // A string has no successor, nor has what says itself that it has none.
     const hopeless = effective === 3005 && !ready && failure && (failure.closeCode || !session.isRenewable);
-    let again = mayReconnect(effective) && !hopeless;
+    // Who waited longer than the server does for a token is not to blame for it.
+    let again = (mayReconnect(effective) || (effective === 3502 && !ready && given.signing && patience > 1)) && !hopeless;
     if (effective === 3005) session.discard('expired');
     // A token from an earlier sign-in may have a better successor.
     if (effective === 3500 && failure?.code !== 'UNAUTHORIZED' && session.discard()) again = true;
@@ -447,8 +464,9 @@ export function createConnection(options, env, store, events) {
   const watch = (given) => {
     const { interval, timeout } = given.heartbeat;
     if (!given.probe) {
-      if (since(given.receivedAt) >= interval) probe(given, timeout);
+      if (since(given.receivedAt) >= interval) probe(given, timeout * patience);
     } else if (since(given.probe.at) >= given.probe.within) {
+      if (given.ready ? outbox.isAsking : given.signing) patience = Math.min(2 * patience, MAX_PATIENCE);
       refused(given, new PushError('TIMEOUT', 'no answer from the server'));
     }
   };

@@ -3,6 +3,11 @@ import { deferred, onAbort } from './promises.js';
 
 /** Requests that wait for their reply at one time: well below the server's burst of 100. */
 const MAX_IN_FLIGHT = 32;
+/**
+ * How many times as long the client's own requests wait: the reply may be long and the way slow, and asked again it would
+ * only be sent again. Whether the link is alive is seen elsewhere.
+ */
+const PATIENCE = 20;
 
 /**
  * The requests: those of the application wait in a queue while there is no link, and go again where one broke; those of
@@ -41,6 +46,11 @@ export function createOutbox(line, { maxQueue, queueTimeout, requestTimeout }) {
       return queue.length + inFlight.size === 0;
     },
 
+    /** Whether a request of the client itself has no reply yet. */
+    get isAsking() {
+      return [...inFlight.values()].some(({ deadline }) => !deadline);
+    },
+
     /** Sends one protocol message of the application, now or when there is a link. Resolves with its reply's data. */
     request(type, data, { timeout = requestTimeout, signal } = {}) {
       const { promise, resolve, reject } = deferred();
@@ -60,7 +70,7 @@ export function createOutbox(line, { maxQueue, queueTimeout, requestTimeout }) {
 
     /** Sends a message of the client itself on the present link. `fail(null)` tells that there is none, or no more. */
     ask(type, data, succeed, fail) {
-      transmit({ id: ++sequence, type, data, timeout: requestTimeout, deadline: 0, succeed, fail });
+      transmit({ id: ++sequence, type, data, timeout: PATIENCE * requestTimeout, deadline: 0, succeed, fail });
     },
 
     /** Takes the reply to a request made here; false where there is none with its id. */
