@@ -152,6 +152,13 @@ class Outbox:
         else:
             self.write(frame)
 
+    def write_next(self, frame: bytes) -> None:
+        """Send a frame before all that waits, in place of the one that was sent so and waits still."""
+        if self.stalled and not self._closed:
+            self._waits().next = frame
+        else:
+            self.write(frame)
+
     def _put(self, frame: bytes) -> None:
         if self._closed:
             return
@@ -205,11 +212,13 @@ class Outbox:
         transport.registerProducer(self, False)
 
     def _wait(self, frame: bytes, mark: Mark | None) -> None:
-        if self._closed or not frame:
-            return
+        if not self._closed and frame:
+            self._waits().append(frame, mark)
+
+    def _waits(self) -> WaitingFrames:
         if self._waiting is None:
             self._waiting = WaitingFrames(self.policy is Policy.LATEST)
-        self._waiting.append(frame, mark)
+        return self._waiting
 
     def _push_waiting(self, frame: bytes, mark: Mark) -> bool:
         if self._closed:

@@ -32,7 +32,7 @@ class _Frame:
 class WaitingFrames:
     """A queue of frames. ``latest``: `leave_out_older` will be asked for before each live message."""
 
-    __slots__ = ("_empty", "_frames", "_newest", "counted")
+    __slots__ = ("_empty", "_frames", "_newest", "counted", "next")
 
     def __init__(self, latest: bool) -> None:
         self._frames: deque[_Frame] = deque()
@@ -42,9 +42,11 @@ class WaitingFrames:
         self._newest: dict[tuple[str, str], _Frame] | None = {} if latest else None
         #: bytes of live messages
         self.counted = 0
+        #: goes before all others; empty: none does
+        self.next = b""
 
     def __len__(self) -> int:
-        return len(self._frames) - self._empty
+        return len(self._frames) - self._empty + bool(self.next)
 
     @property
     def marks(self) -> list[Mark]:
@@ -66,6 +68,9 @@ class WaitingFrames:
 
     def take(self) -> bytes:
         """Return the first frame, which waits no more. There must be one."""
+        if self.next:
+            octets, self.next = self.next, b""
+            return octets
         frame = self._frames.popleft()
         while not frame.octets:
             self._empty -= 1

@@ -197,10 +197,10 @@ class WebSocketDoor(AutobahnReader):
             inbound.receive(payload)
 
     def on_ping(self, payload: bytes) -> None:
-        # A client that does not read gets no pongs either: they would wait here without bound. The latest ping alone
-        # needs an answer (RFC 6455 section 5.5.3), and it is the one after which the client reads.
-        if self._outbox is not None and not self._outbox.stalled and self.is_up:
-            self.sendPong(payload)
+        # Of a client that does not read, pongs would wait here without bound: the latest ping alone needs its answer
+        # (RFC 6455 section 5.5.3).
+        if self._outbox is not None and self.is_up:
+            self._outbox.write_next(rfc6455.frame(rfc6455.PONG, payload))
 
     def on_pong(self) -> None:
         if self._inbound is not None:

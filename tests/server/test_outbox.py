@@ -296,6 +296,18 @@ def test_all_that_waits_goes_before_the_last_word(takes: list[int], steps: list[
     assert [frame for frame in frames[:-1] if frame != b"ping\n"] == [frame for frame in sent if frame != b"ping\n"]
 
 
+def test_of_what_goes_next_only_the_latest_waits() -> None:
+    wire = Wire([3, 0])
+    wire.outbox.write_next(b"frame\n")
+    for _ in range(3):
+        wire.outbox.write(b"reply\n")
+    for n in range(3):
+        wire.outbox.write_next(b"pong%d\n" % n)
+    wire.drain()
+    wire.outbox.write_next(b"pong3\n")
+    assert wire.frames == [b"frame\n", b"pong2\n", *[b"reply\n"] * 3, b"pong3\n"]
+
+
 def test_the_last_word_of_a_corked_connection_goes_out() -> None:
     wire = Wire([])
     wire.outbox.cork()

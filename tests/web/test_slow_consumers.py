@@ -16,7 +16,7 @@ import pytest
 
 from tests.certificates import certificates
 from tests.harness import Server, free_port, wait_until
-from tests.rawsocket import CLOSE, Closed, RawSocket, frame
+from tests.rawsocket import CLOSE, PING, PONG, Closed, RawSocket, frame
 
 #: Larger than what the kernel keeps for a socket that is not read: several MiB in pieces of this size.
 BODY = "x" * 4_000
@@ -304,6 +304,25 @@ def test_a_flood_over_tls(start_server: Callable[..., Server], certificate: Path
         publisher.start()
         flood(raw, 11)
         publisher.join()
+
+
+def test_the_latest_ping_of_who_does_not_read_is_answered_once_it_does(start_server: Callable[..., Server]) -> None:
+    server = start_server(config=CONFIG.format(policy="drop_oldest", limit=1 << 24))
+    with client(server, "slow", "public:a", small=True) as raw:
+        sent = 0
+        while not queued(server, "slow"):
+            publish(server, "public:a", range(sent, sent + 200))
+            sent += 200
+        raw.send(b"".join(frame(PING, b"%d" % n) for n in range(20)))
+        raw.send_message({"type": "ping", "id": 3})
+        pongs: list[bytes] = []
+        while True:
+            opcode, payload = raw.frame()
+            if opcode == PONG:
+                pongs.append(payload)
+            elif b'"pong"' in payload[:100]:
+                break
+        assert pongs == [b"19"]
 
 
 @pytest.mark.parametrize("way", ["tcp", "ssl", "haproxy:ssl"])
