@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from twisted.internet.defer import CancelledError
+
 from pushserver.core.rate_limit import KeyedTokenBuckets
 from pushserver.server.clock import Clock
 from pushserver.server.cluster import Cluster
@@ -33,7 +35,10 @@ class UserPlaces:
         self._asked = KeyedTokenBuckets(ASKED_PER_SECOND)
 
     def claim(self, connection: Connection, user_id: str) -> bool:
-        """Take one of the user's places on this node. Return False where none is left."""
+        """Take one of the user's places on this node. Return False where none is left. Raises CancelledError where the
+        connection has ended meanwhile: nothing of it would be undone."""
+        if connection.gone:
+            raise CancelledError
         if len(self._hub.of_user(user_id)) >= self._limits.connections_per_user:
             return False
         self._hub.register(connection, user_id)

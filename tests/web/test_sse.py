@@ -36,6 +36,7 @@ from pushserver.server.cluster import PostOutcome
 from pushserver.server.connection import Connection
 from pushserver.server.outbox import Policy
 from pushserver.server.reply_room import LONG_REPLIES
+from pushserver.server.user_turns import UNDER_WAY
 from pushserver.web.admission import Admission
 from pushserver.web.context import Context, Sections
 from pushserver.web.event_ids import EventIds, positions_of
@@ -592,6 +593,14 @@ class Streams:
         self.node = rig.node
 
     async def open(self, policy: Policy, channels: str, last_id: str = "", blocked: bool = False) -> PaperRequest:
+        request, opened = await self.begin(policy, channels, last_id, blocked)
+        await opened
+        return request
+
+    async def begin(
+        self, policy: Policy, channels: str, last_id: str = "", blocked: bool = False
+    ) -> tuple[PaperRequest, Deferred[None]]:
+        """Open a stream; return with it what fires when it has begun."""
         rig, node = self.rig, self.node
         admission = Admission(
             allowed_origins=(),
@@ -621,8 +630,7 @@ class Streams:
         request.blocked = blocked
         opened = Deferred.fromCoroutine(door._open(request))
         await rig.until_idle()
-        await opened
-        return request
+        return request, opened
 
     async def publish(self, channel: str, *values: Any) -> None:
         for value in values:
@@ -680,6 +688,19 @@ async def test_a_user_has_a_few_streams_whose_long_first_event_is_unread(streams
     for request, _ in unread:
         if not request.finished:
             request.finish()
+
+
+async def test_a_stream_that_is_closed_while_it_waits_for_its_turn_takes_no_place_of_its_user(streams: Streams) -> None:
+    hub = streams.node.hub
+    for _ in range(UNDER_WAY):
+        hub.turns.begin("ann")
+    _, opened = await streams.begin(Policy.DISCONNECT, "public:a")
+    assert hub.close(list(hub.connections.values()), errors.SHUTDOWN) == 1
+    for _ in range(UNDER_WAY):
+        hub.turns.end("ann")
+    await streams.rig.until_idle()
+    await opened.addErrback(lambda _: None)
+    assert not hub.of_user("ann")
 
 
 async def test_a_stream_goes_on_where_what_is_left_out_has_no_position(streams: Streams) -> None:
