@@ -18,8 +18,9 @@ import pytest
 from twisted.internet import defer, task
 
 import pushserver.server.fanout
-from pushserver.app.node import make_node
-from pushserver.config.checks import load
+from pushserver.app.node import make_node, settings_of
+from pushserver.config import derived
+from pushserver.config.checks import Config, load
 from pushserver.core.errors import Close
 from pushserver.core.rate_limit import Rates
 from pushserver.engine.embedded import EmbeddedEngine
@@ -212,9 +213,8 @@ class Rig:
         from twisted.internet import reactor
 
         place.mkdir(parents=True, exist_ok=True)
-        path = place / "pushserver.toml"
-        path.write_text(settings)
-        self.config = load(str(path), {"PUSHSERVER_AUTH__SECRET": SECRET})
+        self._path = place / "pushserver.toml"
+        self.config = self._load(settings)
         self.anonymous = self.config.auth.anonymous
         self.clock = task.Clock()
         self.clock.advance(START)
@@ -224,6 +224,16 @@ class Rig:
         self.engine = engine or EmbeddedEngine(reactor, clock, place / "state", rules, self.config.tasks.ttl, name)
         self.node = make_node(clock, self.config, self.engine, name)
         self.numbers = itertools.count(1)
+
+    def _load(self, settings: str) -> Config:
+        self._path.write_text(settings)
+        return load(str(self._path), {"PUSHSERVER_AUTH__SECRET": SECRET})
+
+    def reload(self, settings: str) -> None:
+        """Go by other settings from now on."""
+        config = self._load(settings)
+        self.node.authenticator.adopt(derived.keys(config), derived.token_rules(config), None)
+        self.node.adopt(derived.namespaces(config), config.roles, settings_of(config, self.node.name))
 
     @property
     def rooms(self) -> NodeRooms:

@@ -105,9 +105,10 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     info: bytes | None = None
     named: tuple[str, ...] = ()
     subs: dict[str, NamedChannel] | None = None
-    #: the token's roles, and what it grants without them: what `with_roles` begins with
+    #: the token's roles, what it grants without them, and what roles gave: what `with_roles` begins with
     roles: tuple[str, ...] = ()
     own: Grants | None = None
+    given: Mapping[str, Sequence[str]] | None = None
 
     @property
     def holder(self) -> str | None:
@@ -116,10 +117,11 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     def with_roles(self, role_permissions: Mapping[str, Sequence[str]]) -> Identity:
         """Return the same identity where its roles give other permissions than when the token was verified."""
-        if self.own is None:
+        if self.own is None or self.given is role_permissions:
             return self
-        given = [permission for role in self.roles for permission in role_permissions.get(role, ())]
-        return msgspec.structs.replace(self, grants=Grants.of([*self.own.strings, *given]))
+        more = [permission for role in self.roles for permission in role_permissions.get(role, ())]
+        grants = Grants.of([*self.own.strings, *more])
+        return msgspec.structs.replace(self, grants=grants, given=role_permissions)
 
 
 #: Who has not signed in.
@@ -289,6 +291,7 @@ def _identity(claims: dict[str, Any], rules: TokenRules, now: int, anonymous: bo
         subs=subs or None,
         roles=roles,
         own=own if roles else None,
+        given=rules.roles if roles else None,
     )
 
 

@@ -62,6 +62,10 @@ class Authenticator:
         keys = await self._keys_for(token)
         return tokens.verify(token, keys, self._rules, self._clock.now(), anonymous=anonymous)
 
+    def current(self, identity: Identity) -> Identity:
+        """Return who was identified a while ago, with what the roles give now."""
+        return identity.with_roles(self._rules.roles)
+
     async def identify_channel(self, token: str, *, anonymous: bool = False) -> ChannelToken:
         """Return what a token for one channel says; ``anonymous``: it may be nobody's. Raises as `identify` and `check`
         do."""

@@ -201,7 +201,7 @@ class SignIn:
             told = [result for result in waiting.results.values() if isinstance(result, Recovery)]
             before = tuple(message for result in told for message in result.messages)
             subscribed, go_live = await self._open_named(connection, identity, items, before)
-        self._begin(connection, identity, own, system, waiting, reply, subscribed)
+        self._begin(connection, own, system, waiting, reply, subscribed)
         go_live()
         timings.sign_in.observe(timings.seconds() - began)
 
@@ -232,7 +232,8 @@ class SignIn:
         await self._authenticator.check(identity)
         if connection.gone:
             raise CancelledError
-        connection.identity = identity
+        # A reload since the token was verified found nobody here to take a role's rights from.
+        connection.identity = self._authenticator.current(identity)
         connection.line.identified()
 
     async def _follow(self, connection: Connection, identity: Identity) -> tuple[CatchUp, CatchUp]:
@@ -249,7 +250,6 @@ class SignIn:
     def _begin(
         self,
         connection: Connection,
-        identity: Identity,
         own: CatchUp,
         system: CatchUp,
         waiting: Waiting,
@@ -262,7 +262,7 @@ class SignIn:
             name: without_excluded(told, connection) if isinstance(told, Recovery) else told
             for name, told in waiting.results.items()
         }
-        answer = self._authenticated(connection, identity, results, waiting.inbox, waiting.tasks, waiting.start.after)
+        answer = self._authenticated(connection, results, waiting.inbox, waiting.tasks, waiting.start.after)
         reply(msgspec.structs.replace(answer, notices=waiting.notices, subscribed=subscribed))
         connection.greeted = True
         self._backlog.show_tasks(connection, own, waiting)
@@ -272,7 +272,7 @@ class SignIn:
     async def describe(self, connection: Connection, identity: Identity) -> operations.Authenticated:
         """Return what the answer to the sign-in told, as it stands now. Fails with `errors.Unavailable`."""
         inbox, tasks = await self._backlog.read_again(identity.user_id)
-        return self._authenticated(connection, identity, {}, inbox, tasks, inbox.offset)
+        return self._authenticated(connection, {}, inbox, tasks, inbox.offset)
 
     # -- a newer token ------------------------------------------------------------------------------------------------
 
@@ -284,7 +284,7 @@ class SignIn:
         inbox, tasks = await self._backlog.read_again(identity.user_id)
         # Last, so that no revocation comes between the answer and the identity that a revocation looks for.
         await self._authenticator.check(identity)
-        connection.identity = identity
+        connection.identity = self._authenticator.current(identity)
         connection.refreshed_at = connection.last_heard_at
         self._heartbeat.authenticated(connection)
         self._hub.counters.authenticated()
@@ -293,7 +293,7 @@ class SignIn:
         ended = [name for name in own if name in gone or self._subscriptions.no_longer_allowed(connection, name)]
         for name in ended:
             self._subscriptions.drop(connection, name)
-        reply(self._authenticated(connection, identity, {}, inbox, tasks, inbox.offset))
+        reply(self._authenticated(connection, {}, inbox, tasks, inbox.offset))
         for name in ended:
             self._subscriptions.notify_ended(connection, name, Code.PERMISSION_DENIED, "no longer allowed")
         new = [name for name in identity.named if named and name not in before and name not in connection.channels]
@@ -315,12 +315,13 @@ class SignIn:
     def _authenticated(
         self,
         connection: Connection,
-        identity: Identity,
         results: dict[str, Result],
         inbox: InboxSummary,
         tasks: list[TaskState],
         inbox_after: int,
     ) -> operations.Authenticated:
+        identity = connection.identity
+        assert identity is not None
         return operations.Authenticated(
             connection_id=connection.id,
             user_id=identity.user_id,

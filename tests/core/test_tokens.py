@@ -75,6 +75,16 @@ def test_a_valid_token() -> None:
     assert json.loads(identity.info) == {"name": "Ann\u00e9"}
 
 
+def test_roles_are_looked_up_anew_where_they_give_something_else() -> None:
+    rules = TokenRules(roles={"editor": ["history:a"]})
+    identity = verify(signed(claims(role="editor", channels=["x"])), KEYS, rules, NOW)
+    assert identity.with_roles(rules.roles) is identity
+    changed = {"editor": ["history:b"]}
+    newer = identity.with_roles(changed)
+    assert newer.grants.strings == ("history:b", "subscribe:x")
+    assert newer.with_roles(changed) is newer
+
+
 def test_the_least_that_a_token_holds() -> None:
     identity = verify(signed({"sub": "u", "exp": NOW_S + 60}), KEYS, RULES, NOW)
     assert (identity.user_id, identity.issued_at, identity.jti, identity.info) == ("u", None, None, None)

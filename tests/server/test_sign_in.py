@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from pushserver.engine.redis.connection import CommandProtocol
 from pushserver.engine.redis.subscriber import Subscriber
 from tests.engine.redis.servers import RedisServer
+from tests.fakes import Rig
 from tests.protocols.paper import LANGUAGES, LocalNode
 
 
@@ -67,6 +68,45 @@ async def test_redis_is_waited_for_five_times_at_most(tmp_path: Path, monkeypatc
     finally:
         await place.stop()
         server.kill()
+
+
+ROLE = '[roles]\n%s\n[[namespaces]]\nname = "secret"\nsubscribe = "permission"\n'
+
+
+def hold_up(target: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> Deferred[None]:
+    """Return what has to fire before the engine answers this question."""
+    ask = getattr(target, name)
+    released: Deferred[None] = Deferred()
+
+    async def wait_and_ask(*asked: Any) -> Any:
+        await released
+        return await ask(*asked)
+
+    monkeypatch.setattr(target, name, lambda *asked: Deferred.fromCoroutine(wait_and_ask(*asked)))
+    return released
+
+
+@pytest.mark.parametrize("refreshes", [False, True])
+@pytest.mark.parametrize("asked", ["revocations.revoked", "tasks.of_user"])
+async def test_a_reload_takes_a_roles_rights_from_who_is_just_signing_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refreshes: bool, asked: str
+) -> None:
+    rig = await Rig(tmp_path, ROLE % 'agent = ["subscribe:secret:*"]').start()
+    try:
+        client = await rig.client("ann", {"role": "agent"}) if refreshes else rig.connect()
+        store, _, name = asked.partition(".")
+        released = hold_up(getattr(rig.engine, store), name, monkeypatch)
+        client.send("auth", 1, token=rig.token("ann", role="agent"))
+        await rig.until_idle()
+        rig.reload(ROLE % "")
+        released.callback(None)
+        await rig.until_idle()
+        (answer,) = [m for m in client.all if m.get("id") == 1]
+        assert (answer["type"], answer["data"]["permissions"]) == ("auth_success", [])
+        rejected = (await client.ask("subscribe", channels=["secret:a"]))["data"]["rejected"]
+        assert rejected["secret:a"]["code"] == "PERMISSION_DENIED"
+    finally:
+        await rig.stop()
 
 
 async def test_the_store_is_asked_in_one_batch(tmp_path: Path) -> None:
