@@ -15,7 +15,8 @@ from typing import Any
 
 import jwt
 import pytest
-from twisted.internet import defer, task
+from twisted.internet import task
+from twisted.internet.defer import Deferred
 
 import pushserver.server.fanout
 from pushserver.app.node import make_node, settings_of
@@ -88,6 +89,19 @@ def hurried(hasty: bool) -> Iterator[None]:
             patch.setattr(pushserver.server.fanout, "SLICE", -1.0)
             patch.setattr(pushserver.server.fanout, "FEW", 0)
         yield
+
+
+def hold_up(target: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> Deferred[None]:
+    """Return what has to fire before the engine answers this question."""
+    ask = getattr(target, name)
+    released: Deferred[None] = Deferred()
+
+    async def wait_and_ask(*asked: Any) -> Any:
+        await released
+        return await ask(*asked)
+
+    monkeypatch.setattr(target, name, lambda *asked: Deferred.fromCoroutine(wait_and_ask(*asked)))
+    return released
 
 
 class Client:
@@ -291,7 +305,7 @@ class Rig:
 
     async def execute(self, method: str, **params: Any) -> Any:
         """A command of the server side."""
-        work = defer.Deferred.fromCoroutine(self.node.commands.execute(method, json.dumps(params).encode()))
+        work = Deferred.fromCoroutine(self.node.commands.execute(method, json.dumps(params).encode()))
         return await work
 
     def leftovers(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pushserver.server.connection import Connection
 from pushserver.server.reading import ReadRequests
 from pushserver.server.sign_in import SignIn
 from pushserver.server.subscriptions import Reply, Subscriptions
-from pushserver.server.tasks import Tasks, task_channel
+from pushserver.server.tasks import Tasks
 from pushserver.server.user_publishing import UserPublishing
 
 
@@ -106,8 +106,7 @@ class ClientRequests:
             case operations.ReadConnections(channel):
                 reply(await self._reading.connections(_in(connection, channel, identity), channel))
             case operations.ReadTask(task_id):
-                here = _in(connection, task_channel(task_id), identity)
-                reply(operations.TaskRead(await self._tasks.get_visible(task_id, here)))
+                reply(operations.TaskRead(await self._tasks.get_visible(task_id, connection)))
             case operations.ReadSession():
                 reply(await self._sign_in.describe(connection, identity))
             case operations.RenewChannelToken():

@@ -367,18 +367,16 @@ class Subscriptions:
         self._hub.go_live(catchup, catchup.cut)
 
     async def _open_task(self, connection: Connection, name: str, opened: list[Callable[[], None]]) -> TaskState:
-        identity = connection.identity_for(name)
-        assert identity is not None
         task_id = name.partition(":")[2]
-        state = await self._tasks.get_visible(task_id, identity)
-        if state.user_id == identity.user_id:
+        state = await self._tasks.get_visible(task_id, connection)
+        if state.user_id == connection.user_id:
             # The owner gets the task's events on the owner's own channel.
             connection.channels.add(name)
             return state
         catchup = self._hub.begin(connection, name)
         try:
             await self._hub.confirmed(catchup)
-            state = await self._tasks.get_visible(task_id, identity)
+            state = await self._tasks.get_visible(task_id, connection)
         except BaseException:
             # Where it was known already it stays so; where it was not, the caller takes it away.
             self._hub.go_live(catchup, 0)

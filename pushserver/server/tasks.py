@@ -34,7 +34,7 @@ from pushserver.core.positions import Position
 from pushserver.core.publication import Publication
 from pushserver.core.task import NewTask, Progress, RepeatedTask, StatusChanged, TaskState
 from pushserver.core.throttle import Throttle, ThrottleRules
-from pushserver.core.tokens import Identity
+from pushserver.core.tokens import NOBODY
 from pushserver.engine.interfaces import IdempotencyKey, OutputPage, OutputTaken, TaskEvent
 from pushserver.engine.skew import SKEW
 from pushserver.server.clock import Clock, Recurring
@@ -388,9 +388,11 @@ class Tasks:
     async def get(self, task_id: str) -> TaskState:
         return await self._engine.tasks.get(task_id)
 
-    async def get_visible(self, task_id: str, identity: Identity) -> TaskState:
-        """The task, where the user may see it; else nobody learns that it exists."""
+    async def get_visible(self, task_id: str, connection: Connection) -> TaskState:
+        """The task, where the connection may see it; else nobody learns that it exists."""
         state = await self.get(task_id)
+        # Who it is by now: a right may have ended meanwhile.
+        identity = connection.identity_for(task_channel(task_id)) or NOBODY
         if state.user_id != identity.user_id and not identity.grants.subscribe(task_channel(task_id)):
             raise NotFound("no such task")
         return state

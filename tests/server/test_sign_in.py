@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from pushserver.engine.redis.connection import CommandProtocol
 from pushserver.engine.redis.subscriber import Subscriber
 from tests.engine.redis.servers import RedisServer
-from tests.fakes import Rig
+from tests.fakes import Rig, hold_up
 from tests.protocols.paper import LANGUAGES, LocalNode
 
 
@@ -71,19 +71,6 @@ async def test_redis_is_waited_for_five_times_at_most(tmp_path: Path, monkeypatc
 
 
 ROLE = '[roles]\n%s\n[[namespaces]]\nname = "secret"\nsubscribe = "permission"\n'
-
-
-def hold_up(target: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> Deferred[None]:
-    """Return what has to fire before the engine answers this question."""
-    ask = getattr(target, name)
-    released: Deferred[None] = Deferred()
-
-    async def wait_and_ask(*asked: Any) -> Any:
-        await released
-        return await ask(*asked)
-
-    monkeypatch.setattr(target, name, lambda *asked: Deferred.fromCoroutine(wait_and_ask(*asked)))
-    return released
 
 
 @pytest.mark.parametrize("refreshes", [False, True])

@@ -14,7 +14,7 @@ from pushserver.core import errors
 from pushserver.core.publication import Publication, body
 from pushserver.server.channel import MAX_HELD
 from pushserver.server.outbox import Policy
-from tests.fakes import Client, Rig, hurried
+from tests.fakes import Client, Rig, hold_up, hurried
 
 SETTINGS = """
 [[namespaces]]
@@ -66,15 +66,7 @@ def _answered(message: Any) -> str:
 
 def hold_up_reading(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Deferred[None]:
     """Return what has to fire before histories are read on."""
-    read = rig.engine.history.read
-    released: Deferred[None] = Deferred()
-
-    async def wait_and_read(*asked: Any) -> Any:
-        await released
-        return await read(*asked)
-
-    monkeypatch.setattr(rig.engine.history, "read", lambda *asked: Deferred.fromCoroutine(wait_and_read(*asked)))
-    return released
+    return hold_up(rig.engine.history, "read", monkeypatch)
 
 
 async def publish(rig: Rig, *values: int) -> None:
@@ -247,3 +239,34 @@ async def test_an_inbox_that_cannot_be_read_goes_on_as_it_was(rig: Rig, monkeypa
     await rig.until_idle()
     assert [m["type"] for m in client.new()] == ["subscription_success", "user_notification"]
     assert client.closed is None
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("way", ["reload", "revocation"])
+async def test_who_loses_the_right_to_a_task_while_it_is_looked_up_is_shown_nothing_of_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, way: str, known: bool
+) -> None:
+    rig.reload(SETTINGS + '[roles]\nagent = ["subscribe:task:*"]')
+    await rig.execute("task.create", taskId="t", userId="bob")
+    claims = {"role": "agent"} if way == "reload" else {}
+    item = {"channel": "task:t"} | ({} if claims else {"token": rig.token("ann", channel="task:t", jti="j")})
+    client = await rig.client("ann", claims)
+    if known:
+        await client.ask("subscribe", channels=[item])
+        client.new()
+    released = hold_up(rig.engine.tasks, "get", monkeypatch)
+    client.send("subscribe", 1, channels=[item])
+    await rig.until_idle()
+    if way == "reload":
+        rig.reload(SETTINGS)
+    else:
+        await rig.execute("revoke", jti="j")
+    released.callback(None)
+    await rig.until_idle()
+    *ended, answer = client.new()
+    assert [m["type"] for m in ended] == ["unsubscribed"] * known
+    assert answer["data"]["rejected"]["task:t"]["code"] == "NOT_FOUND"
+    await rig.execute("task.progress", taskId="t", percentage=50)
+    await rig.until_idle()
+    assert client.new() == []
+    assert "task:t" not in client.connection.channels
