@@ -129,21 +129,24 @@ class KeySet:
             # A key set has public keys alone: it has no key for any other token, whenever it is asked.
             return configured
         now = self._clock.milliseconds()
-        keys = self._keys
-        missing = keys is None or not keys.candidates(algorithm, key_id)
-        wait = RETRY if keys is None else COOLDOWN
+        wait = RETRY if self._keys is None else COOLDOWN
         may_ask = self._waiting is not None or self._tried_at is None or now - self._tried_at > wait
-        if missing:
+        if not self._has(algorithm, key_id):
             if not may_ask:
                 raise Unavailable("the key of this token cannot be asked for now")
+            joined = self._waiting is not None
             await self._refresh()
-            if self._fetched_at < now:
+            if self._fetched_at < now or (joined and not self._has(algorithm, key_id)):
+                # Where the fetch had begun before this token came, its key may be newer than what was fetched.
                 raise Unavailable("the keys to verify tokens with cannot be had now")
         elif may_ask and now - self._fetched_at > MAX_AGE:
             # Good keys are at hand: nobody waits for newer ones.
             self._refresh()
         assert self._keys is not None
         return _AllKeys(configured, self._keys)
+
+    def _has(self, algorithm: str, key_id: str | None) -> bool:
+        return self._keys is not None and bool(self._keys.candidates(algorithm, key_id))
 
     def _refresh(self) -> Deferred[None]:
         """Fires when a fetch has ended, well or not. Whoever waits may be cancelled; the fetch is for all."""

@@ -90,6 +90,21 @@ async def test_an_unknown_key_id_asks_again_but_not_at_will() -> None:
     assert world.fetches == 2
 
 
+async def test_a_fetch_that_began_before_a_token_came_makes_its_key_not_unknown() -> None:
+    world = World()
+    world.answers = [document("1"), document("1", "2")]
+    world.admission.clear()
+    first, newer = world.ask("1"), world.ask("2")
+    world.admission.set()
+    assert (await first).candidates("EdDSA", "1")
+    # The provider may have been given the key after it had answered.
+    with pytest.raises(Unavailable):
+        await newer
+    world.clock.advance((COOLDOWN + 1) / 1000)
+    assert (await world.ask("2")).candidates("EdDSA", "2")
+    assert world.fetches == 2
+
+
 async def test_only_an_answer_of_the_provider_makes_a_key_unknown() -> None:
     world = World()
     world.answers = [document("1"), OSError("away"), document("1")]
