@@ -91,7 +91,8 @@ class Outputs:
         """Return whether a connection may still follow an output that it follows."""
         followed = self._hub.channels.get(channel)
         owner = followed.owner if isinstance(followed, OutputChannel) else None
-        return may_read(connection, channel, owner)
+        # None: whose it is is not known yet. It is just being opened, and looked at once more before that is answered.
+        return owner is None or may_read(connection, channel, owner)
 
     async def open(self, catchup: CatchUp, since: Position | None, room: ReplyRoom) -> tuple[OutputStart, OutputPage]:
         """Return what a follower is answered, and the page that it is made of. Raises `errors.PushError`."""

@@ -18,7 +18,7 @@ from pushserver.config import derived
 from pushserver.config.checks import load
 from pushserver.server.backend_commands import BackendCommand, CommandBatch
 from pushserver.server.replay import READING
-from tests.fakes import SECRET, Client, Rig, hurried
+from tests.fakes import SECRET, Client, Rig, hold_up, hurried
 
 SETTINGS = """
 [server]
@@ -265,6 +265,44 @@ async def test_the_owner_keeps_it_at_a_refresh_and_who_lost_the_right_is_told(ri
     assert owner.client.pushes("unsubscribed") == []
     await append(rig, "a")
     assert (owner.look().text, friend.look().text) == ("a", "")
+
+
+@pytest.mark.parametrize("asked", ["broker.subscribe", "outputs.read"])
+@pytest.mark.parametrize(("user", "keeps"), [("ann", False), ("bob", True), ("bob", False)])
+async def test_a_reload_while_an_output_is_opened_ends_it_for_who_lost_the_right_alone(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, asked: str, user: str, keeps: bool
+) -> None:
+    role = '[roles]\nagent = ["subscribe:task:*"]'
+    rig.reload(SETTINGS + role)
+    client = await rig.client(user, {"role": "agent"})
+    part, _, name = asked.partition(".")
+    released = hold_up(getattr(rig.engine, part), name, monkeypatch)
+    client.send("subscribe", 1, channels=[MAIN])
+    await rig.until_idle()
+    rig.reload(SETTINGS + role * keeps)
+    released.callback(None)
+    await rig.until_idle()
+    allowed = user == "ann" or keeps
+    (answer,) = client.new()
+    assert list(answer["data"]["results"]) == [MAIN] * allowed
+    assert [refusal["code"] for refusal in answer["data"]["rejected"].values()] == ["NOT_FOUND"] * (not allowed)
+    await append(rig, "a")
+    assert len(client.pushes("output")) == allowed
+
+
+async def test_a_reload_ends_nothing_that_the_server_side_is_just_subscribing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await rig.client("bob")
+    released = hold_up(rig.engine.broker, "subscribe", monkeypatch)
+    asked = Deferred.fromCoroutine(rig.execute("subscribe", userId="bob", channels=[MAIN]))
+    await rig.until_idle()
+    rig.reload(SETTINGS)
+    released.callback(None)
+    await asked
+    await append(rig, "a")
+    assert client.pushes("output")[-1]["data"] == {"text": "a"}
+    assert client.pushes("unsubscribed") == []
 
 
 async def test_a_channel_token_grants_one_output(rig: Rig) -> None:
