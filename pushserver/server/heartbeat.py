@@ -101,6 +101,8 @@ class Heartbeat:
         self._grace = grace
         self._farewell = farewell
         self._jitter = jitter
+        #: who has shown a token that is still being looked at
+        self._examined: set[Connection] = set()
         self.wheel = Wheel(max(10, min(250, interval // 20, timeout // 10)), clock.milliseconds())
         self._turning: Recurring | None = None
         self._turned_at = clock.milliseconds()
@@ -123,6 +125,10 @@ class Heartbeat:
         connection.deadline = 0 if self._auth_timeout is None else now + self._auth_timeout
         self._schedule(connection)
 
+    def examine(self, connection: Connection) -> None:
+        """The connection shows a token. Where looking at that takes all of its time, the fault is not its own."""
+        self._examined.add(connection)
+
     def authenticated(self, connection: Connection) -> None:
         """The connection showed a token, or a newer one: it may stay until that ends."""
         assert connection.identity is not None
@@ -134,6 +140,7 @@ class Heartbeat:
         self._expect(connection, visit.expires_at)
 
     def _expect(self, connection: Connection, ends_at: int) -> None:
+        self._examined.discard(connection)
         connection.deadline = self._clock.milliseconds() + self._token_left(ends_at)
         self._schedule(connection)
 
@@ -159,6 +166,7 @@ class Heartbeat:
 
     def forget(self, connection: Connection) -> None:
         self.wheel.forget(connection)
+        self._examined.discard(connection)
 
     def _schedule(self, connection: Connection) -> None:
         # Where the time for an answer is longer than the interval, the next ping is due before that time has passed.
@@ -193,7 +201,7 @@ class Heartbeat:
             connection.deadline = now + left
         elif connection.deadline and now >= connection.deadline:
             if connection.closing is None:
-                connection.close(errors.NOT_AUTHENTICATED)
+                connection.close(errors.INTERNAL if connection in self._examined else errors.NOT_AUTHENTICATED)
             elif now < connection.ends_at and connection.line.moves():
                 # Its goodbye stands behind what it is still taking.
                 connection.deadline = min(now + self._farewell, connection.ends_at)

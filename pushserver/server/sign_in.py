@@ -127,6 +127,8 @@ class SignIn:
     async def authenticate(self, connection: Connection, asked: operations.Authenticate, reply: Reply) -> None:
         """Sign in, or refresh. Raises `AuthenticationFailed` where the connection ends, else `errors.PushError`."""
         known = connection.identity
+        if known is None:
+            self._heartbeat.examine(connection)
         try:
             nobody = asked.named and known is None and self._limits.anonymous
             identity = await self._authenticator.identify(asked.token, anonymous=nobody)

@@ -213,6 +213,7 @@ class Stream(ResponseLine):
             # A position for "system" in any case, so that the answer says where it stands.
             # As what a connection asks for later: of one user a few at a time wait for the engine.
             turns, user_id = self._door.context.rooms.hub.turns, self.identity.user_id
+            self._door.context.rooms.heartbeat.examine(connection)
             await turns.admit(user_id)
             try:
                 await requests.sign_in(connection, self.identity, {"system": _NO_POSITION} | positions, welcome, items)

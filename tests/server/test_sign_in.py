@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
+from pushserver.core import errors
 from pushserver.engine.redis.connection import CommandProtocol
 from pushserver.engine.redis.subscriber import Subscriber
 from tests.engine.redis.servers import RedisServer
@@ -92,6 +93,26 @@ async def test_a_reload_takes_a_roles_rights_from_who_is_just_signing_in(
         assert (answer["type"], answer["data"]["permissions"]) == ("auth_success", [])
         rejected = (await client.ask("subscribe", channels=["secret:a"]))["data"]["rejected"]
         assert rejected["secret:a"]["code"] == "PERMISSION_DENIED"
+    finally:
+        await rig.stop()
+
+
+async def test_whose_token_is_still_looked_at_is_not_taken_for_one_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = await Rig(tmp_path).start()
+    try:
+        hold_up(rig.engine.revocations, "revoked", monkeypatch)
+        clients = {name: rig.connect() for name in ("shows one", "shows none")}
+        clients["shows one"].send("auth", 1, token=rig.token("ann"))
+        await rig.advance(11)
+        assert {name: client.closed for name, client in clients.items()} == {
+            "shows one": errors.INTERNAL,
+            "shows none": errors.NOT_AUTHENTICATED,
+        }
+        for client in clients.values():
+            client.vanish()
+        assert rig.node.heartbeat._examined == set()
     finally:
         await rig.stop()
 

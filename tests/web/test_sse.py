@@ -703,6 +703,21 @@ async def test_a_stream_that_is_closed_while_it_waits_for_its_turn_takes_no_plac
     assert not hub.of_user("ann")
 
 
+async def test_a_stream_that_waits_for_its_turn_for_long_is_not_taken_for_one_without_a_token(streams: Streams) -> None:
+    hub = streams.node.hub
+    for _ in range(UNDER_WAY):
+        hub.turns.begin("ann")
+    request, opened = await streams.begin(Policy.DISCONNECT, "public:a")
+    (connection,) = hub.connections.values()
+    await streams.rig.advance(11)
+    assert connection.closing == errors.INTERNAL
+    request.finish()
+    for _ in range(UNDER_WAY):
+        hub.turns.end("ann")
+    await streams.rig.until_idle()
+    await opened.addErrback(lambda _: None)
+
+
 async def test_a_stream_goes_on_where_what_is_left_out_has_no_position(streams: Streams) -> None:
     request = await streams.open(Policy.DROP_OLDEST, "public:a,kept:a")
     request.blocked = True
