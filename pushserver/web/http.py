@@ -21,7 +21,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site, version
 from zope.interface import implementer
 
-from pushserver.core.errors import HTTP_STATUS, Code, Invalid, PushError, Refused
+from pushserver.core.errors import HTTP_STATUS, Code, Invalid, PushError, Refused, Unavailable
 from pushserver.server.backend_commands import error_of
 from pushserver.server.outbox import refused
 from pushserver.server.stats import Counters
@@ -149,7 +149,9 @@ def serve(request: Request, work: Coroutine[Any, Any, None], counters: Counters,
     def failed(failure: Failure) -> None:
         problem = failure.value
         if isinstance(problem, CancelledError):
-            return
+            if request.finished or request.channel is None:
+                return
+            problem = Unavailable("the server gave this up")
         if not isinstance(problem, PushError):
             log.failure("a stream's request failed", failure)
             problem = PushError("something went wrong here", Code.INTERNAL_ERROR)

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import parse_qs
 
 import msgspec
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
@@ -179,6 +180,8 @@ class Stream(ResponseLine):
         self._start = EventIds()
         #: whether no more messages of the client are taken: those before wait for it to read
         self.paused = False
+        #: what it takes to begin, while that is under way
+        self.opening: Deferred[dict[str, Any]] | None = None
 
     async def open(self, positions: dict[str, Position], channels: list[str]) -> dict[str, Any]:
         """Sign in, subscribe, and return the data of the first message. Raises what says that the connection was
@@ -266,6 +269,12 @@ class Stream(ResponseLine):
 
     def resume(self) -> None:
         self.paused = False
+
+    def hang_up(self, close: Close, discard: bool) -> None:
+        super().hang_up(close, discard)
+        if self.opening is not None:
+            # Nothing was written yet, so that this is a status; whatever closes it may be a part of the opening.
+            self._context.clock.later(0, self.opening.cancel)
 
     # -- `outbox.Owner` -----------------------------------------------------------------------------------------------
 
@@ -427,14 +436,20 @@ class EventStreams(Resource):
         """Let a stream begin with the data that opening it answers."""
         request.notifyFinish().addBoth(lambda _: stream.end())
         self.context.rooms.requests.begin(stream.connection)
+        stream.opening = Deferred.fromCoroutine(opening)
         try:
-            data = await opening
+            data = await stream.opening
         except BaseException:
             # Nothing was written yet, so the answer can still be a status, where the client has not left.
-            if request.channel is not None:
+            closing, is_here = stream.connection.closing, request.channel is not None
+            if is_here:
                 request.unregisterProducer()
             stream.end()
+            if is_here and closing is not None:
+                raise _refusal(closing) from None
             raise
+        finally:
+            stream.opening = None
         stream.begin(data)
 
     # -- the other way ------------------------------------------------------------------------------------------------

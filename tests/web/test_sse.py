@@ -20,7 +20,7 @@ import msgspec
 import pytest
 import pytest_twisted
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
@@ -493,10 +493,44 @@ async def test_a_stream_that_is_closed_before_it_begins_is_answered_with_a_statu
             connection.close(close)
 
         monkeypatch.setattr(node.requests, "sign_in", closed_meanwhile)
-        answer = await deferToThread(open_stream, running.port, inside.token("7"))
+        answer = await deferToThread(open_stream, running.port, ("Authorization", f"Bearer {inside.token('7')}"))
         assert (answer.status, answer.json["error"]["code"]) == (status, code)
         assert node.counters.closes[close.code] == 1
         await running.until(lambda: not node.hub.connections)
+
+
+@pytest.mark.parametrize(("step", "header"), [("sign_in", "Authorization"), ("follow", "X-API-Key")])
+async def test_a_stream_that_is_closed_while_it_opens_is_answered_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, header: str
+) -> None:
+    async with inside.running(tmp_path) as running:
+        node = running.service.node
+        waiting: list[Deferred[None]] = []
+
+        async def never(*arguments: Any) -> None:
+            waiting.append(Deferred())
+            await waiting[-1]
+
+        monkeypatch.setattr(node.requests, step, never)
+        credential = inside.API_KEY if header == "X-API-Key" else f"Bearer {inside.token('7')}"
+        answered = deferToThread(open_stream, running.port, (header, credential))
+        await running.until(lambda: waiting)
+        for connection in list(node.hub.connections.values()):
+            connection.close(errors.DISCONNECTED)
+        answer = await answered
+        assert (answer.status, answer.json["error"]["code"]) == (403, "PERMISSION_DENIED")
+        await running.until(lambda: not running.remembered(), running.remembered)
+
+
+async def test_what_the_server_gives_up_by_itself_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with inside.running(tmp_path) as running:
+
+        async def cancelled(*arguments: Any) -> None:
+            raise CancelledError
+
+        monkeypatch.setattr(running.service.node.authenticator, "check", cancelled)
+        answer = await deferToThread(open_stream, running.port, ("Authorization", f"Bearer {inside.token('7')}"))
+        assert (answer.status, answer.json["error"]["code"]) == (503, "UNAVAILABLE")
 
 
 async def test_who_leaves_while_a_stream_opens_is_gone_without_a_word(
@@ -524,9 +558,9 @@ def ask_for_stream(port: int, token: str) -> RawSocket:
     return raw
 
 
-def open_stream(port: int, token: str) -> Response:
+def open_stream(port: int, credential: tuple[str, str]) -> Response:
     with RawSocket(port) as raw:
-        raw.request("GET", "/sse?channels=public:a", headers=[("Authorization", f"Bearer {token}")])
+        raw.request("GET", "/sse?channels=public:a", headers=[credential])
         return raw.response()
 
 
