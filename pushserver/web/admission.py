@@ -166,13 +166,18 @@ class Admission:
         """Lets one more long-lived connection in, or raises with the HTTP status that the code stands for."""
         self.check_host(peer, headers)
         self.check_origin(peer, headers)
-        if self.closed:
-            raise Unavailable("the server is stopping or draining")
+        self.check_open()
         wait = self._connects.wait(self.address(peer, headers), self._now())
         if wait:
             raise Refused("too many connections from this address", Code.RATE_LIMITED, retry_after=wait)
         if self._open_now() >= self._max_connections:
             raise Unavailable("the server is full")
+
+    def check_open(self) -> None:
+        """Raise `errors.Unavailable` where nobody comes in any more. To be asked again behind whatever was waited for
+        since `admit`: who was here by then has been sent away."""
+        if self.closed:
+            raise Unavailable("the server is stopping or draining")
 
     def check_request(self, peer: str, headers: Headers) -> PushError | None:
         """What is wrong with a plain HTTP request before it is looked at."""

@@ -180,6 +180,7 @@ class _Streams(_CrossOrigin):
         protocol, commands = self._connect(request)
         node = context.tag
         emulation = Emulation(new_session(await doors.tickets(), node), node)
+        context.admission.check_open()
         # An address behind a proxy is known only now.
         context.limits.places.register(transport, context.admission.address(peer, headers))
         line = EmulatedLine(context, request, protocol, emulation, doors.posts)

@@ -420,6 +420,7 @@ class EventStreams(Resource):
             return
         credential = _credential(request)
         identity = await self._identify(credential, request)
+        context.admission.check_open()
         if identity is not None:
             context.limits.places.leave(transport)
         else:

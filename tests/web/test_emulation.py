@@ -15,6 +15,7 @@ from urllib.parse import quote
 import pytest
 import pytest_twisted
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
 from twisted.internet.testing import StringTransport
 
 from pushserver.config.sections import CentrifugeSection, DeliverySection, HeartbeatSection, ServerSection
@@ -151,7 +152,7 @@ class Door:
             ),
         )
         self.posts = StreamPosts(self.context)
-        doors = EmulationDoors(self.context, self.posts, _tickets)
+        doors = self.doors = EmulationDoors(self.context, self.posts, _tickets)
         root = Root(admission)
         for path, resource in doors.places().items():
             root.place(path, resource)
@@ -477,6 +478,16 @@ async def test_nobody_comes_in_while_the_server_stops(door: Door) -> None:
     door.context.admission.closed = True
     for answer in (door.ask("POST", STREAM, b"{}", JSON), door.ask("GET", f"{SSE}?cf_connect=%7B%7D")):
         assert answer.status == 503
+    assert door.rig.node.hub.connections == {}
+
+
+async def test_nobody_comes_in_who_was_waited_for_while_the_doors_closed(door: Door) -> None:
+    waiting: Deferred[Tickets] = Deferred()
+    door.doors.tickets = lambda: waiting
+    answer = door.ask("POST", STREAM, b"{}", JSON)
+    door.context.admission.closed = True
+    waiting.callback(TICKETS)
+    assert answer.status == 503
     assert door.rig.node.hub.connections == {}
 
 

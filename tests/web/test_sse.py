@@ -27,6 +27,7 @@ from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 from twisted.web.test.requesthelper import DummyRequest
 
+from pushserver.app.workers.messages import DrainAll
 from pushserver.config.sections import DeliverySection, RateLimitsSection, ServerSection
 from pushserver.core import errors
 from pushserver.core.positions import Position
@@ -520,6 +521,28 @@ async def test_a_stream_that_is_closed_while_it_opens_is_answered_at_once(
         answer = await answered
         assert (answer.status, answer.json["error"]["code"]) == (403, "PERMISSION_DENIED")
         await running.until(lambda: not running.remembered(), running.remembered)
+
+
+async def test_a_stream_that_was_let_in_before_a_drain_does_not_begin_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with inside.running(tmp_path) as running:
+        node = running.service.node
+        waiting: list[Deferred[None]] = []
+
+        async def wait(*arguments: Any) -> None:
+            waiting.append(Deferred())
+            await waiting[-1]
+
+        monkeypatch.setattr(node.authenticator, "check", wait)
+        answered = deferToThread(open_stream, running.port, ("Authorization", f"Bearer {inside.token('7')}"))
+        await running.until(lambda: waiting)
+        assert await running.service.carry_out(DrainAll(None)) == 0
+        monkeypatch.undo()
+        waiting[0].callback(None)
+        answer = await answered
+        assert (answer.status, answer.json["error"]["code"]) == (503, "UNAVAILABLE")
+        assert not node.hub.connections
 
 
 async def test_what_the_server_gives_up_by_itself_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
