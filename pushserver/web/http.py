@@ -23,7 +23,7 @@ from zope.interface import implementer
 
 from pushserver.core.errors import HTTP_STATUS, Code, Invalid, PushError, Refused, Unavailable
 from pushserver.server.backend_commands import error_of
-from pushserver.server.outbox import refused
+from pushserver.server.outbox import progress, refused
 from pushserver.server.stats import Counters
 from pushserver.web.context import Context
 from pushserver.web.farewell import hang_up
@@ -37,8 +37,11 @@ REQUEST_TIMEOUT: Final = 30
 BODY_TIMEOUT: Final = 0.02
 #: Octets of such a request: what can come in one read.
 MAX_WAITED_FOR: Final = 65_536
-#: Seconds in which a client takes the last answer of its connection.
+#: Seconds in which a client takes the last answer of its connection, and a stranger any.
 ANSWER_TIMEOUT: Final = 60
+#: Seconds in which anybody else takes an answer, while it moves, and between two looks at whether it does.
+LONGEST_ANSWER: Final = 600
+LOOK: Final = 10
 #: Chunks that a body may have beside one for each so many octets: each costs as much to read as many octets do.
 MAX_CHUNKS: Final = 1_000
 OCTETS_OF_A_CHUNK: Final = 32
@@ -574,6 +577,7 @@ class PushChannel(HTTPChannel):
             return
         # What came behind an answer that was made at once has not been looked at.
         self._used_at = self.site.context.clock.seconds()
+        self._taken = None
         more = b"".join(self._dataBuffer) + self.clearLineBuffer()
         self._dataBuffer = []
         super().requestDone(request)
@@ -615,6 +619,8 @@ class PushChannel(HTTPChannel):
     # -- the end ------------------------------------------------------------------------------------------------------
 
     _half_closed = False
+    #: how much of its answers the client had taken when that was last looked at; None where it had not to be
+    _taken: int | None = None
 
     def readConnectionLost(self) -> None:
         """The client will send no more, and may still read (RFC 9112 section 9.6)."""
@@ -659,12 +665,42 @@ class PushChannel(HTTPChannel):
         if self._handlingRequest and self._waits is None:
             # An answer is made: its end begins the time anew.
             return
-        self.hang_up(b"")
+        left = self._time_left()
+        if left > 0:
+            self.setTimeout(left)
+        else:
+            self.hang_up(b"")
+
+    def _time_left(self) -> float:
+        """Return for how many seconds more the client may take the last answer that was made, or be idle where it has
+        taken that since this was asked last."""
+        before, self._taken = self._taken, None
+        told = progress(self.transport)
+        if told is None:
+            return 0
+        taken, untaken = told
+        longest = LONGEST_ANSWER
+        if self.transport in self.site.context.limits.places:
+            # What was asked ahead has had its time.
+            longest = ANSWER_TIMEOUT if self._waits is None else 0
+        left = 0.0
+        if untaken and (before is None or taken > before):
+            self._taken, left = taken, LOOK
+        elif not untaken and before is not None:
+            left = self._idle_time
+        return min(left, self._used_at + longest - self.site.context.clock.seconds())
 
     def _end_of_answers(self) -> None:
         # Who does not take what is left, or does not close TLS, is cut off.
         if self._abortingCall is None and not self._ended:
-            self._abortingCall = self.callLater(ANSWER_TIMEOUT, self.forceAbortClient)
+            self._abortingCall = self.callLater(ANSWER_TIMEOUT, self._look_at_last)
+
+    def _look_at_last(self) -> None:
+        left = self._time_left()
+        if left > 0 and self._taken is not None:
+            self._abortingCall = self.callLater(left, self._look_at_last)
+        else:
+            self.forceAbortClient()
 
     def forceAbortClient(self) -> None:
         self._abortingCall = None

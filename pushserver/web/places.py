@@ -62,6 +62,9 @@ class Places:
     def __len__(self) -> int:
         return len(self._of)
 
+    def __contains__(self, transport: object) -> bool:
+        return transport in self._of
+
     def register(self, transport: Any, address: str) -> None:
         """A socket has come, or turns out to be another address'. Where it is one too many, the oldest is aborted."""
         place = place_of(address)

@@ -15,6 +15,7 @@ from pushserver.config.sections import ServerSection
 from pushserver.core.rate_limit import KeyedTokenBuckets
 from pushserver.server.clock import Clock
 from pushserver.server.stats import Counters
+from pushserver.web import http
 from pushserver.web.admission import Admission
 from pushserver.web.context import Context, Sections
 from pushserver.web.http import PushChannel, PushSite
@@ -135,3 +136,76 @@ def test_what_was_sent_ahead_is_answered_before(stage: Stage) -> None:
     assert stage.transport.value().count(b"HTTP/1.1 200 OK\r\n") == 2
     assert stage.pass_time(4.9)
     assert not stage.pass_time(0.2)
+
+
+class Slow:
+    """A client that takes so many bytes of its answer each second."""
+
+    def __init__(self, stage: Stage, monkeypatch: pytest.MonkeyPatch, size: int, rate: float, stranger: bool) -> None:
+        self.time, self.size, self.rate = stage.time, size, rate
+        monkeypatch.setattr(http, "progress", self.progress)
+        stage.ask()
+        if stranger:
+            stage.context.limits.places.register(stage.transport, "192.0.2.1")
+        self.began = self.time.seconds()
+
+    def progress(self, transport: object) -> tuple[int, int]:
+        taken = min(self.size, int((self.time.seconds() - self.began) * self.rate))
+        return taken, self.size - taken
+
+
+def stays(stage: Stage) -> int:
+    """Return for how many whole seconds a connection stands."""
+    return next(second for second in range(10_000) if not stage.pass_time(1))
+
+
+@pytest.mark.parametrize(
+    ("size", "rate", "stranger", "seconds"),
+    [
+        # It has all of it after 400 s, which is seen at 405 s, and is idle then.
+        pytest.param(4_000, 10, False, 410, id="steadily"),
+        pytest.param(4_000, 0, False, 15, id="not at all"),
+        pytest.param(4_000, 1, False, 600, id="too slowly"),
+        pytest.param(4_000, 10, True, 60, id="as a stranger"),
+        pytest.param(0, 10, False, 5, id="at once"),
+    ],
+)
+def test_a_connection_is_idle_once_its_answer_is_taken(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, size: int, rate: float, stranger: bool, seconds: int
+) -> None:
+    stage.context.adopt(sections(5))
+    Slow(stage, monkeypatch, size, rate, stranger)
+    stage.page.answer()
+    assert stays(stage) == pytest.approx(seconds, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("rate", "stranger", "seconds"), [(10, False, 400), (0, False, 70), (1, False, 600), (10, True, 60)]
+)
+def test_the_last_answer_of_a_connection_goes_on_while_it_is_taken(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, rate: float, stranger: bool, seconds: int
+) -> None:
+    aborted: list[float] = []
+    monkeypatch.setattr(stage.transport, "abortConnection", lambda: aborted.append(stage.time.seconds()))
+    stage.context.leaving = lambda: True
+    Slow(stage, monkeypatch, 4_000, rate, stranger)
+    stage.page.answer()
+    while not aborted:
+        stage.time.advance(1)
+    assert aborted == [pytest.approx(seconds, abs=1)]
+
+
+def test_what_is_asked_ahead_waits_while_the_answer_before_it_is_taken(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow(stage, monkeypatch, 4_000, 10, False)
+    stage.ask()
+    stage.channel.pauseProducing()
+    stage.page.answer()
+    assert stage.pass_time(0)
+    assert all(stage.pass_time(1) for _ in range(400))
+    stage.channel.resumeProducing()
+    assert stage.pass_time(0)
+    slow.size = 0
+    stage.page.answer()
+    assert stage.transport.value().count(b"HTTP/1.1 200 OK\r\n") == 2

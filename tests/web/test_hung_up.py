@@ -107,6 +107,7 @@ async def test_the_server_hangs_up_whatever_the_other_side_does(
     monkeypatch.setattr(farewell, "LINGER", SHORT)
     monkeypatch.setattr(http, "REQUEST_TIMEOUT", SHORT)
     monkeypatch.setattr(http, "ANSWER_TIMEOUT", SHORT)
+    monkeypatch.setattr(http, "LOOK", SHORT)
     files = certificates(tmp_path / "pki")
     context = ssl.create_default_context(cafile=str(files["ca"]))
     context.check_hostname = False
