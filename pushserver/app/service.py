@@ -192,9 +192,13 @@ class PushService(log.LoggedService):
         calls = api.Api(
             context, self._api_keys, node.engine, node.commands, node.reading, node.tasks, node.stats_channel.everything
         )
-        EventCalls(self.clock, node.engine, lambda: [entry.name for entry in self._config.events.webhooks]).add_to(
-            calls
-        )
+        EventCalls(
+            self.clock,
+            node.engine,
+            webhooks=lambda: [entry.name for entry in self._config.events.webhooks],
+            # Of a drain alone, /api goes on as ever; and who is sent elsewhere too early comes back here at once.
+            ends=lambda: self.admission.closed and (self._stopping or self._retired),
+        ).add_to(calls)
         OperatorCalls(node.cluster, node.explainer, node.engine.deliveries).add_to(calls)
         calls.add("explain", "GET", api.Route("read", api.explain(node.explainer)))
         calls.add("reload", "POST", api.Route("admin", self.administration.post_reload))

@@ -30,12 +30,20 @@ POLL: Final = 0.25
 
 
 class EventCalls:
-    """The calls. ``webhooks`` returns the names of those that are configured now."""
+    """The calls.
 
-    def __init__(self, clock: Clock, engine: IEngine, webhooks: Callable[[], Collection[str]]) -> None:
+    Args:
+        webhooks: returns the names of those that are configured now.
+        ends: whether this process is about to end, and takes nobody new: nothing is waited for any more.
+    """
+
+    def __init__(
+        self, clock: Clock, engine: IEngine, webhooks: Callable[[], Collection[str]], ends: Callable[[], bool]
+    ) -> None:
         self._clock = clock
         self._engine = engine
         self._webhooks = webhooks
+        self._ends = ends
 
     def add_to(self, api: Api) -> None:
         """Bring the calls to the API."""
@@ -52,7 +60,7 @@ class EventCalls:
         while True:
             page = await self._engine.events.read(asked.after, asked.limit, PAGE_BYTES)
             left = deadline - self._clock.seconds()
-            if page.events or page.lost or left <= 0 or ended:
+            if page.events or page.lost or left <= 0 or ended or self._ends():
                 break
             await self._clock.sleep(min(POLL, left))
         whole = [msgspec.Raw(each.body) for each in page.events if _is_whole(each)]

@@ -11,10 +11,15 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from twisted.internet.threads import deferToThread
 
+from pushserver.app.workers.messages import DrainAll
+from pushserver.config.sections import ServerSection
 from pushserver.engine.embedded.database import FILE
 from pushserver.pushctl.verbs import pushctl
+from tests import inside
 from tests.harness import Server, start, wait_until
+from tests.rawsocket import RawSocket
 from tests.webhooks import HttpReceiver, receiving
 
 KEYS = """
@@ -196,3 +201,28 @@ def test_a_reload_brings_another_webhook_and_types(tmp_path: Path) -> None:
         finally:
             server.stop()
         assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("retires", [True, False])
+async def test_a_wait_ends_with_an_answer_when_its_server_does(tmp_path: Path, retires: bool) -> None:
+    async with inside.running(tmp_path, server=ServerSection(shutdown_drain=5_000)) as running:
+        pulled = deferToThread(pull_once, running.port, "60s")
+        await running.until(lambda: running.service._doors.context.requests)
+        if retires:
+            await running.service.retire()
+    assert await pulled == (200, [])
+
+
+async def test_a_drain_ends_no_wait(tmp_path: Path) -> None:
+    async with inside.running(tmp_path) as running:
+        await running.service.carry_out(DrainAll(None))
+        began = time.monotonic()
+        assert await deferToThread(pull_once, running.port, "300ms") == (200, [])
+        assert time.monotonic() - began > 0.25
+
+
+def pull_once(port: int, wait: str) -> tuple[int, Any]:
+    with RawSocket(port) as raw:
+        raw.request("GET", f"/api/events?wait={wait}", headers=[("X-API-Key", inside.API_KEY)])
+        answer = raw.response()
+        return answer.status, answer.json["events"]
