@@ -321,7 +321,10 @@ class LastingConnection:
         self._wait(now, crowd=crowd)
 
     def _wait(self, now: int, *, crowd: bool = True) -> None:
-        """Lost: make ready for the next connection, and say when."""
+        """Lost: make ready for the next connection, and say when. One that was closing is closed."""
+        if self.state is State.CLOSING:
+            self._end(None)
+            return
         self._drop_link()
         limit = self.options.max_attempts
         if limit is not None and self.attempts >= limit:
@@ -397,6 +400,9 @@ class LastingConnection:
         self._requests.send(now)
 
     def _refreshed(self, frame: Frame, now: int) -> None:
+        if self.state is State.CLOSING:
+            # Whoever the token is for, nobody comes any more.
+            return
         data = frame.data if isinstance(frame.data, dict) else {}
         if frame.type == "auth_success":
             self._session.welcome = msgspec.convert(data, Welcome)

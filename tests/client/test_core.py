@@ -525,6 +525,30 @@ def test_stopping_fails_what_waits() -> None:
     assert shell.core.deadline() is None
 
 
+@pytest.mark.parametrize("answer", ["PERMISSION_DENIED", "UNAVAILABLE", "auth_failed", "no message"])
+def test_nothing_that_comes_while_it_closes_opens_it_again(answer: str) -> None:
+    """A refresh and the last acknowledgement are under way."""
+    shell = Shell(can_fetch=True).start(expiresAt=START + 15_000)
+    shell.after(10_000)
+    shell.core.token("another", shell.now)
+    shell.run()
+    refresh = shell.sent[-1]
+    shell.core.ack(Position(1, "e"), shell.now)
+    shell.core.stop(shell.now)
+    shell.run()
+    assert shell.core.state is State.CLOSING
+    match answer:
+        case "no message":
+            shell.core.received(shell.link, "{", shell.now)
+        case "auth_failed":
+            shell.reply("auth_failed", {"code": "UNAVAILABLE"}, to=refresh)
+        case code:
+            shell.reply("error", {"code": code, "message": ""}, to=refresh)
+    shell.after(1_000)
+    assert (shell.core.state, shell.ended, shell.connects) == (State.CLOSED, Ended(None), 1)
+    assert shell.core.deadline() is None
+
+
 # Channels
 
 
