@@ -220,7 +220,7 @@ class AsyncPublisher(PublisherBase):
         return await _in_a_thread(self._background.flush, timeout)
 
     async def close(self, timeout: float | None = 5.0) -> bool:
-        """Flush and let go of sockets; True if everything was sent."""
+        """Flush and let go of sockets; True if everything was sent. What was not is lost, and its receipts say so."""
         return await _in_a_thread(self._close, timeout)
 
     async def __aenter__(self) -> Self:

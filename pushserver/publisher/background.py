@@ -65,6 +65,8 @@ class Background:
         self._outbox = CommandQueue(self._min_interval)
         self._transport: Transport | None = None
         self._closed = False
+        #: whether something was not sent when it was closed
+        self._lost = False
         self._failures = 0
         #: codes of the errors since the last success
         self._outage: set[str] = set()
@@ -91,7 +93,11 @@ class Background:
             return False
         entry.delivery.hurried = waits
         self._handed_over.append(entry)
-        sender.ring(self)
+        if self._closed:
+            # Since this looked first: nobody sends it any more.
+            self._leave()
+        else:
+            sender.ring(self)
         return True
 
     def abandon(self, end: Callable[[str], Any], words: str) -> None:
@@ -116,13 +122,15 @@ class Background:
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until everything is sent; True if it is. Tries at once, also in an outage."""
         if self._idle or self._closed or sender.is_here():
-            return self._idle
+            return self._all_sent
         marker = Entry("")
         self._flushes.append(marker)
+        if self._closed:
+            self._leave()
         if sender.ring(self):
             done = marker.delivery.wait(timeout)
             marker.delivery.finish(None)
-            return done
+            return done and marker.delivery.error is None
         # No thread any more, as at the end of an interpreter: this one does it.
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._idle and (deadline is None or time.monotonic() < deadline):
@@ -130,19 +138,38 @@ class Background:
             if not self._idle and due is not None:
                 time.sleep(min(max(0.0, due - time.monotonic()), _HURRIED_RETRY))
         marker.delivery.finish(None)
-        return self._idle
+        return self._all_sent
 
     def close(self, timeout: float | None) -> bool:
-        """Flush, and take nothing more."""
-        if self._closed:
-            return self._idle
-        self.at_exit(timeout)
-        self._closed = True
-        sender.forget(self)
-        if self._transport is not None and self._condition.acquire(timeout=_HURRIED_RETRY):
-            self._transport.close()
-            self._condition.release()
-        return self._idle
+        """Flush, and take nothing more; what is not sent by then is lost, and who waits for it is told."""
+        if not self._closed:
+            self.at_exit(timeout)
+            self._closed = True
+            sender.forget(self)
+            self._leave(_HURRIED_RETRY)
+        return self._all_sent
+
+    def _leave(self, patience: float = 0.0) -> None:
+        """Closed: end all that waits, and let go of the sockets. What is under way is told by who sends it, who comes
+        here after that."""
+        while self._condition.acquire(timeout=patience):
+            try:
+                if self._outbox.is_under_way:
+                    return
+                left = self._outbox.drain()
+                while self._handed_over:
+                    left.append(self._handed_over.popleft())
+                self._lost = self._lost or bool(left)
+                while self._flushes:
+                    left.append(self._flushes.popleft())
+                if self._transport is not None:
+                    self._transport.close()
+            finally:
+                self._condition.release()
+            for entry in left:
+                entry.delivery.finish(None, PublishUnavailable("the publisher was closed before the server answered"))
+            if not self._handed_over and not self._flushes:
+                return
 
     def at_exit(self, timeout: float | None) -> None:
         if not self._closed and not self.flush(timeout):
@@ -151,6 +178,10 @@ class Background:
     @property
     def _idle(self) -> bool:
         return not self._handed_over and not self._outbox.pending and not self._abandoned
+
+    @property
+    def _all_sent(self) -> bool:
+        return self._idle and not self._lost
 
     @property
     def idle(self) -> bool:
@@ -183,19 +214,26 @@ class Background:
 
     def work(self, now: float) -> float | None:
         """Send one batch of what is due; return when there is more to do, None: not before something is handed over."""
-        with self._condition:
-            self._gather()
-            hurry = bool(self._flushes)
-            if max(self._outbox.due_at(hurry) or 0.0, self._retry_at) <= now:
-                entries = self._outbox.take(now, _BATCH, hurry)
-                try:
-                    self._send(entries)
-                except BaseException:
-                    self._outbox.release(entries)
-                    raise
-            self._end_flushes()
-            due = self._outbox.due_at(bool(self._flushes))
-            return None if due is None else max(due, self._retry_at)
+        try:
+            with self._condition:
+                return self._work(now)
+        finally:
+            if self._closed:
+                self._leave()
+
+    def _work(self, now: float) -> float | None:
+        self._gather()
+        hurry = bool(self._flushes)
+        if max(self._outbox.due_at(hurry) or 0.0, self._retry_at) <= now:
+            entries = self._outbox.take(now, _BATCH, hurry)
+            try:
+                self._send(entries)
+            except BaseException:
+                self._outbox.release(entries)
+                raise
+        self._end_flushes()
+        due = self._outbox.due_at(bool(self._flushes))
+        return None if due is None else max(due, self._retry_at)
 
     def _gather(self) -> None:
         while self._abandoned:

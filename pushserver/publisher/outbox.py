@@ -376,6 +376,18 @@ class CommandQueue:
             lane.entries.popleft()
             self.pending -= 1
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether something was taken, and is neither `finished` nor `returned`."""
+        return any(lane.under_way for lane in self._lanes.values())
+
+    def drain(self) -> list[Entry]:
+        """Return all that waits, and forget it."""
+        left = [entry for lane in self._lanes.values() for entry in lane.entries]
+        self._lanes.clear()
+        self.pending = 0
+        return left
+
     def put_behind(self, entry: Entry, rest: Entry) -> None:
         """Have a part of an entry that waits at the head of its lane follow it."""
         assert entry.lane is not None

@@ -237,7 +237,7 @@ class Publisher(PublisherBase):
         return self._background.flush(timeout)
 
     def close(self, timeout: float | None = 5.0) -> bool:
-        """Flush and let go of sockets; True if everything was sent."""
+        """Flush and let go of sockets; True if everything was sent. What was not is lost, and its receipts say so."""
         return self._close(timeout)
 
     def __enter__(self) -> Self:

@@ -166,6 +166,82 @@ def test_a_closed_one_says_so_and_takes_nothing(sender: Background, caplog: pyte
     assert "closed" in caplog.text
 
 
+def test_who_waits_for_what_was_not_sent_is_told_when_it_is_closed(paper: Paper, sender: Background) -> None:
+    paper.answer = away
+    entries = [put(sender, "a"), put(sender, "a"), put(sender, "b", "task.complete", ends=True)]
+    told: list[str] = []
+    entries[0].delivery.then(lambda delivery: told.append(str(delivery.error)))
+    flushed: list[bool] = []
+    flushing = threading.Thread(target=lambda: flushed.append(sender.flush()), daemon=True)
+    flushing.start()
+    assert not sender.close(0)
+    assert told == ["UNAVAILABLE: the publisher was closed before the server answered"]
+    assert [type(entry.delivery.error) for entry in entries] == [PublishUnavailable] * 3
+    flushing.join(30)
+    assert flushed == [False]
+    assert (sender.pending, sender.close(0), sender.flush()) == (0, False, False)
+
+
+def test_what_is_under_way_when_it_is_closed_is_told_by_its_answer(paper: Paper, sender: Background) -> None:
+    sending, go_on = threading.Event(), threading.Event()
+
+    def slow(commands: Sequence[Command]) -> list[Any]:
+        sending.set()
+        assert go_on.wait(30)
+        return [{} for _ in commands]
+
+    paper.answer = slow
+    first = put(sender, "a")
+    assert sending.wait(30)
+    behind = put(sender, "a")
+    assert not sender.close(0)
+    assert not first.delivery.finished
+    go_on.set()
+    assert first.delivery.wait(30)
+    assert behind.delivery.wait(30)
+    assert first.delivery.error is None
+    assert isinstance(behind.delivery.error, PublishUnavailable)
+    assert paper.sent() == ["task.status"]
+
+
+def test_one_that_is_closed_by_who_hears_of_an_answer_tells_the_other_answers(paper: Paper) -> None:
+    sender = Background(
+        lambda: paper,  # type: ignore[arg-type,return-value]
+        min_interval=0.0,
+        max_pending=9,
+        max_pending_bytes=9,
+        exit_timeout=0.0,
+        end_timeout=0.0,
+    )
+    first, second, third = (Entry(lane, Command("task.status", {"taskId": lane})) for lane in "aba")
+    first.delivery.then(lambda _: sender.close(0))
+    # In one batch, as two that were handed over between two looks of the sender's.
+    with sender._condition:
+        assert all(sender.put(entry) for entry in (first, second, third))
+    for entry in (first, second, third):
+        assert entry.delivery.wait(30)
+    assert [entry.delivery.error is None for entry in (first, second, third)] == [True, True, False]
+    assert len(paper.batches) == 1
+
+
+def test_what_is_handed_over_while_it_is_closed_is_told_too(sender: Background) -> None:
+    class Closing(Entry):
+        """Closes it between the first look of `put` and the queue."""
+
+        @property
+        def ends(self) -> bool:
+            sender.close(0)
+            return True
+
+        @ends.setter
+        def ends(self, value: bool) -> None: ...
+
+    sender._max_pending = 0
+    entry = Closing("a", Command("task.complete", {}))
+    assert sender.put(entry)
+    assert isinstance(entry.delivery.error, PublishUnavailable)
+
+
 def test_where_no_thread_can_be_started_flush_does_the_work(
     paper: Paper, sender: Background, monkeypatch: pytest.MonkeyPatch
 ) -> None:
