@@ -71,6 +71,7 @@ class RollingRestart:
         self._log.info("the workers are replaced one by one", event="restart_began", workers=self.state.workers)
         try:
             while old := self._left():
+                self._go_on()
                 await self._replace(old[0])
             self.state = msgspec.structs.replace(self.state, running=False)
         except (OSError, RestartStopped) as problem:
@@ -96,6 +97,7 @@ class RollingRestart:
         new.leaving = False
         # From now on who comes, comes to a worker that stays.
         await self._workers.rest(self._left(), True)
+        self._go_on()
         self._workers.retire(old)
         if not await self._until(lambda: old.gone, self._drain + GONE_TIMEOUT):
             self._log.error("worker {number} does not end and is killed", number=old.number)
@@ -106,13 +108,17 @@ class RollingRestart:
         self._old.remove(old)
         self.state = msgspec.structs.replace(self.state, replaced=self.state.workers - len(self._left()))
 
+    def _go_on(self) -> None:
+        """Raise `RestartStopped` at the end of the whole server: whoever were started now would not be told of it."""
+        if self._workers.stopping:
+            raise RestartStopped("the server stops")
+
     async def _until(self, done: Callable[[], bool], seconds: float) -> bool:
         """Wait for something, for so long at most; return whether it came. Raises `RestartStopped` at the end of the
         whole server."""
         deadline = self._clock.seconds() + seconds
         while not done():
-            if self._workers.stopping:
-                raise RestartStopped("the server stops")
+            self._go_on()
             if self._clock.seconds() >= deadline:
                 return False
             await self._clock.sleep(LOOK_EVERY)

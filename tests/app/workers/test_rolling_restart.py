@@ -193,6 +193,34 @@ def test_the_end_of_the_server_ends_it() -> None:
     assert stage.done.called
 
 
+def test_where_the_server_ends_as_an_old_one_does_no_other_is_started() -> None:
+    stage = Stage()
+    workers = stage.workers
+    stage.pass_by()
+    workers[13].ready_at = 0.0
+    assert stage.pass_by() == ["rest [1, 3, 2]", "retire 1"]
+    workers[1].gone = workers.stopping = True
+    assert stage.pass_by() == []
+    assert stage.done.called
+    assert stage.restart.state == RestartState(False, 3, 1, "the server stops")
+
+
+def test_where_the_server_ends_while_the_old_ones_are_told_to_rest_none_is_sent_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = Stage()
+    workers = stage.workers
+
+    async def rest(children: list[Child], resting: bool) -> None:
+        workers.stopping = True
+
+    monkeypatch.setattr(workers, "rest", rest)
+    stage.pass_by()
+    workers[13].ready_at = 0.0
+    assert stage.pass_by() == []
+    assert stage.restart.state == RestartState(False, 3, 0, "the server stops")
+
+
 # -- real processes ---------------------------------------------------------------------------------------------------
 
 
