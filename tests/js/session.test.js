@@ -152,6 +152,37 @@ test('where there is no other token, the one in use is left to end', async () =>
   assert.deepEqual([calls, line.asked, line.told, seen], [1, [], [], []]);
 });
 
+for (const code of ['TOKEN_EXPIRED', 'INVALID_TOKEN', 'UNAVAILABLE', 'PERMISSION_DENIED']) {
+  test(`a token that is set while an earlier one is under way is sent, whatever becomes of that: ${code}`, async () => {
+    const { line, seen, session } = stage('t1');
+    for (const token of ['t2', 't3']) {
+      session.replace(token);
+      session.renew();
+    }
+    line.asked[0].failed(new PushError(code, 'no'));
+    assert.deepEqual(line.asked.map(({ data }) => data.token), ['t2', 't3']);
+    line.asked[1].reply({ permissions: ['p'] });
+    assert.deepEqual([seen, line.told], [[['renewed', { permissions: ['p'] }]], []]);
+    session.replace('t4');
+    session.renew();
+    line.asked[2].failed(new PushError('TOKEN_EXPIRED', 'no'));
+    await nextTurn();
+    assert.deepEqual([line.asked.length, line.told.length], [3, 1], 'behind the last one nothing is sent');
+  });
+}
+
+for (const why of [new Unauthorized('signed out'), new PushError('TOKEN_EXPIRED', 'no other', { closeCode: 3005 })]) {
+  test(`so it is where the earlier function has none: ${why.message}`, async () => {
+    const { line, seen, session } = stage(() => Promise.reject(why));
+    session.renew();
+    session.replace('t2');
+    session.renew();
+    await nextTurn();
+    assert.deepEqual(line.asked.map(({ data }) => data.token), ['t2']);
+    assert.deepEqual([seen, line.told], [[], []]);
+  });
+}
+
 test('a new token that the server could not look at is offered again, not asked for again', async () => {
   let calls = 0;
   const { line, seen, session } = stage(() => `t${(calls += 1)}`);

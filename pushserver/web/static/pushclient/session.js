@@ -115,6 +115,8 @@ export function createSession(line, { token: source, connectTimeout }, on) {
       const failed = (error) => {
         renewing = false;
         if (!error || link !== line.link || link.failure) return;
+        // Another one was given meanwhile: what is wrong with this one says nothing of that.
+        if (again) return void session.renew();
         if (error.code === 'PERMISSION_DENIED') return void on.stranger();
         if (error.code === 'UNAUTHORIZED') return void on.signedOut(error);
         if (session.isRenewable || isTemporary(error)) due = serverNow() + 5000;
@@ -128,7 +130,7 @@ export function createSession(line, { token: source, connectTimeout }, on) {
         if (session.isRenewable) token = unused || (await ask({ reason: 'refresh' }));
       } catch (error) {
         // There is no other: the server says when this one has ended.
-        if (error.closeCode) return void ([renewing, due] = [false, 0]);
+        if (error.closeCode && !again) return void ([renewing, due] = [false, 0]);
         return void failed(error);
       }
       if (link !== line.link) {
