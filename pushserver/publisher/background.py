@@ -126,7 +126,9 @@ class Background:
         marker = Entry("")
         self._flushes.append(marker)
         if self._closed:
+            # As in `put`.
             self._leave()
+            return self._all_sent
         if sender.ring(self):
             done = marker.delivery.wait(timeout)
             marker.delivery.finish(None)
