@@ -28,7 +28,7 @@ except ImportError as error:  # pragma: no cover - an installation without the e
 
 from pushserver.client import calls
 from pushserver.client.address import Tls, proxy_for
-from pushserver.client.aio_link import Link, lasting_error
+from pushserver.client.aio_link import Link, Socket, lasting_error
 from pushserver.client.aio_readers import Inbox, Reader, Subscription, TaskOutput, TaskUpdates
 from pushserver.client.clock import steady
 from pushserver.client.core import ClientCore
@@ -420,6 +420,7 @@ class Client(Shell[Reader[Any]]):
             ping_interval=None,
             close_timeout=_CLOSE_TIMEOUT,
             max_size=_MAX_SIZE,
+            create_connection=Socket,
             **options,
         )
         self._links[link] = Link()
@@ -440,7 +441,9 @@ class Client(Shell[Reader[Any]]):
         lasting: Exception | None = None
         try:
             async with opening as socket:
+                assert isinstance(socket, Socket)
                 link.socket = socket
+                socket.on_part = lambda: core.progressed(number, self._now())
                 core.opened(number, self._now())
                 self._pump()
                 writer = asyncio.get_running_loop().create_task(link.write())

@@ -4,11 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
 
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidHandshake, InvalidMessage, ProxyError
+from websockets.protocol import Event
 
 from pushserver.client.errors import Disconnected
+
+
+class Socket(ClientConnection):
+    """A connection that calls `on_part` for octets that complete nothing."""
+
+    on_part: Callable[[], None] | None = None
+    _is_whole = False
+
+    def data_received(self, data: bytes) -> None:
+        self._is_whole = False
+        super().data_received(data)
+        if not self._is_whole and self.on_part is not None:
+            self.on_part()
+
+    def process_event(self, event: Event) -> None:
+        self._is_whole = True
+        super().process_event(event)
 
 
 class Link:

@@ -223,6 +223,19 @@ class LastingConnection:
         session.spent = session.spent or code == EXPIRED
         self._wait(now, crowd=code not in ALONE)
 
+    def progressed(self, link: int, now: int) -> None:
+        """A part came of what is not a whole message yet.
+
+        On a slow network that takes long. The link is alive, and what was asked is on its way or stands behind this: to
+        ask it again on another link would have the server send all of it again, for ever.
+        """
+        if link != self._link or self.state not in (State.AUTHENTICATING, State.CONNECTED):
+            return
+        self._watchdog.receive(now)
+        self._requests.progressed(now)
+        if self.state is State.AUTHENTICATING:
+            self._wake_at = now + self.options.connect_timeout
+
     def received(self, link: int, text: bytes | str, now: int) -> None:
         if link != self._link or self.state not in (State.AUTHENTICATING, State.CONNECTED, State.CLOSING):
             return

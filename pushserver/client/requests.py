@@ -22,7 +22,7 @@ class _Request:
         self.type = type
         self.data = data
         self.deadline = deadline
-        #: for the core's own requests: what the reply means. They die with their link.
+        #: for the core's own requests: what the reply means
         self.done = done
         #: who asked; None where the server had not said yet
         self.user_id = user_id
@@ -35,6 +35,10 @@ class Requests:
         self._line = line
         self._numbers = 0
         self._pending: dict[int, _Request] = {}
+        #: the core's own, which die with their link
+        self._own: dict[int, _Request] = {}
+        #: when a part of something longer came last
+        self._moved_at = 0
         self._outgoing: deque[int] = deque()
         self._credit = float(line.options.burst)
         self._credit_at: int | None = None
@@ -44,6 +48,7 @@ class Requests:
         if len(self._outgoing) >= self._line.options.max_queued:
             raise QueueFull(f"{len(self._outgoing)} requests wait for a connection already")
         request = self._new(call.name, call.data, now, None, user_id)
+        self._pending[request.number] = request
         self._outgoing.append(request.number)
         self.send(now)
         return request.number
@@ -51,6 +56,7 @@ class Requests:
     def ask(self, type: str, data: Any, now: int, done: Done) -> int:
         """Send a request of the core's own at once and return its number."""
         request = self._new(type, data, now, done, None)
+        self._own[request.number] = request
         self._transmit(request)
         return request.number
 
@@ -78,26 +84,38 @@ class Requests:
         """Return when the oldest request expires and when the next may be sent, as far as that applies."""
         # All have the same time to live and the order is kept, so the oldest expires first.
         moments = [next(iter(self._pending.values())).deadline] if self._pending else []
+        if self._own:
+            moments.append(self._own_due())
         if self._line.connected and self._outgoing and self._credit_at is not None:
             moments.append(self._credit_at + int((1 - self._credit) * 1000 / self._line.options.rate) + 1)
         return moments
 
+    def _own_due(self) -> int:
+        """Return when the link is dead for no answer to the core's oldest request: it may be on its way still."""
+        return max(next(iter(self._own.values())).deadline, self._moved_at + self._line.options.request_timeout)
+
+    def progressed(self, now: int) -> None:
+        """A part came of what is longer."""
+        self._moved_at = now
+
     def expire(self, now: int) -> str | None:
         """End what had no answer in time. Return the type of an expired request of the core's own: the link is dead."""
+        if self._own and self._own_due() <= now:
+            return self._own.pop(next(iter(self._own))).type
         while self._pending:
             request = next(iter(self._pending.values()))
             if request.deadline > now:
                 break
             self.forget(request.number)
-            if request.done is not None:
-                return request.type
             seconds = self._line.options.request_timeout / 1000
             self._line.emit(Failed(request.number, RequestTimeout(f"no answer to {request.type} within {seconds:g} s")))
         return None
 
     def reply(self, frame: Frame, now: int) -> bool:
         """Hand a reply to who asked. Return whether the message was one."""
-        request = self._pending.pop(frame.id, None) if isinstance(frame.id, int) else None
+        if not isinstance(frame.id, int):
+            return False
+        request = self._own.pop(frame.id, None) or self._pending.pop(frame.id, None)
         if request is None:
             return False
         if request.done is not None:
@@ -116,23 +134,21 @@ class Requests:
 
     def lost(self) -> None:
         """The link is gone: what had no answer is sent again in the old order; the core's own requests are not."""
-        self._pending = {n: request for n, request in self._pending.items() if request.done is None}
+        self._own.clear()
         # Requests carry a message id or only ask.
         self._outgoing = deque(self._pending)
 
     def fail(self, error: Exception, user_id: str | None = None) -> None:
         """End all requests of the application's, or only those of one user."""
         for request in list(self._pending.values()):
-            if request.done is None and user_id in (None, request.user_id):
+            if user_id in (None, request.user_id):
                 self.forget(request.number)
                 self._line.emit(Failed(request.number, error))
 
     def _new(self, type: str, data: Any, now: int, done: Done | None, user_id: str | None) -> _Request:
         self._numbers += 1
         deadline = now + self._line.options.request_timeout
-        request = _Request(self._numbers, type, data, deadline, done, user_id)
-        self._pending[request.number] = request
-        return request
+        return _Request(self._numbers, type, data, deadline, done, user_id)
 
     def _transmit(self, request: _Request) -> None:
         self._line.transmit({"type": request.type, "id": request.number, "data": request.data})

@@ -46,11 +46,12 @@ class Options(Struct, frozen=True):
 class Settings(Struct, frozen=True, kw_only=True):
     """How a client behaves. Durations are seconds.
 
-    connect_timeout: to open a socket and authenticate. request_timeout: for one request, over as many connections as
-    that takes. token_timeout: for one call of the token function. retry: the waits between two attempts.
-    max_attempts: attempts in a row that may come to nothing before the client gives up; None: without end.
-    max_queued: requests that may wait for a connection. max_pending: messages that may wait for one reader before it
-    falls behind. rate, burst: requests a second and at once, under the server's default limits of 50 and 100.
+    connect_timeout: to open a socket and authenticate; what takes longer has as much again from each part that comes.
+    request_timeout: for one request, over as many connections as that takes. token_timeout: for one call of the token
+    function. retry: the waits between two attempts. max_attempts: attempts in a row that may come to nothing before the
+    client gives up; None: without end. max_queued: requests that may wait for a connection. max_pending: messages that
+    may wait for one reader before it falls behind. rate, burst: requests a second and at once, under the server's
+    default limits of 50 and 100.
     """
 
     connect_timeout: float = 10.0

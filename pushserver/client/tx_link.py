@@ -34,6 +34,11 @@ class _Protocol(WebSocketClientProtocol):  # type: ignore[misc]
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         self.factory.link.received(payload)
 
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        if self.state == self.STATE_OPEN and self.inside_message:
+            self.factory.link.progressed()
+
     def onPing(self, payload: bytes) -> None:
         super().onPing(payload)
         self.factory.link.pinged()
@@ -109,6 +114,9 @@ class Link:
     def received(self, payload: bytes) -> None:
         self.core.received(self.number, payload, self._service._now())
         self._service._pump()
+
+    def progressed(self) -> None:
+        self.core.progressed(self.number, self._service._now())
 
     def pinged(self) -> None:
         # A reactor's timers may follow the wall clock; the server's pings set them anew, also after that was set back.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import random
 import ssl
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.client import ClientProtocol
+from websockets.uri import parse_uri
+from websockets.utils import accept_key
 
 from pushserver.client import (
     AuthFailed,
@@ -33,6 +37,8 @@ from pushserver.client import (
     Unread,
     UserChanged,
 )
+from pushserver.client.aio_link import Socket
+from pushserver.client.core import ClientCore
 from tests.client.fake_proxy import FakeProxy
 from tests.client.fake_server import FakeServer
 from tests.publisher.fake_api import child_environment
@@ -744,3 +750,47 @@ async def test_two_devices_agree_on_what_is_read(server: FakeServer) -> None:
         server.epoch = "e2"
         with pytest.raises(RequestFailed, match="CONFLICT"):
             await other.mark_read(page.messages)
+
+
+class PaperTransport(asyncio.Transport):
+    """Takes everything, and keeps nothing."""
+
+    def write(self, data: Any) -> None: ...
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
+
+@in_asyncio
+async def test_a_socket_tells_of_octets_that_complete_nothing() -> None:
+    protocol = ClientProtocol(parse_uri("ws://localhost/ws"))
+    parts: list[str] = []
+    socket = Socket(protocol, ping_interval=None)
+    socket.on_part = lambda: parts.append("part")
+    socket.connection_made(PaperTransport())
+    protocol.send_request(protocol.connect())
+    answer = "HTTP/1.1 101 .\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    socket.data_received(f"{answer}Sec-WebSocket-Accept: {accept_key(protocol.key)}\r\n\r\n".encode())
+    assert not parts
+    frame = b"\x81\x7e\x01\x00" + b"x" * 256
+    for octets in (frame[:2], frame[2:100], frame[100:200]):
+        socket.data_received(octets)
+    assert len(parts) == 3
+    socket.data_received(frame[200:])
+    socket.data_received(frame)
+    # A ping (RFC 6455 section 5.5.2) is whole, too.
+    socket.data_received(b"\x89\x00")
+    assert len(parts) == 3
+    assert [await socket.recv() for _ in range(2)] == ["x" * 256] * 2
+
+
+@in_asyncio
+async def test_what_comes_slowly_is_told_to_the_core(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(ClientCore, "progressed", lambda self, link, now: told.append(link))
+    async with Client(server.url, token="user-42", options=QUICK) as client:
+        # Longer than what is read at once, also compressed.
+        await client.publish("news", random.Random(1).randbytes(500_000).hex())
+        async with client.subscribe("news", since=Position(0, "e1")) as news:
+            (push,) = await take(news, 1)
+    assert len(push.data) == 1_000_000
+    assert set(told) == {1}

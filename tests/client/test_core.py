@@ -415,6 +415,53 @@ def test_the_watchdog_asks_and_then_leaves() -> None:
     assert (shell.core.state, shell.hangups[-1].abort) == (State.WAITING, True)
 
 
+def test_a_message_that_comes_slowly_is_waited_for() -> None:
+    shell = Shell().start(heartbeat={"interval": 1_000, "timeout": 500})
+    feed = shell.subscribe("news")
+    number = shell.core.request(calls.presence("a"), shell.now)
+    shell.run()
+    presence = shell.sent[-1]
+    for _ in range(100):
+        shell.after(900)
+        shell.core.progressed(shell.link, shell.now)
+    assert (shell.core.state, shell.of("ping")) == (State.CONNECTED, [])
+    assert len(shell.of("subscribe")) == 1
+    # What an application asked has its own time, whatever comes.
+    assert isinstance(shell.answers[number], RequestTimeout)
+    shell.reply("subscription_success", {"results": {"news": result(1, messages=[message(1)])}}, to=shell.sent[-2])
+    assert shell.read(feed) == [1]
+    shell.reply("presence", {}, to=presence)
+    assert shell.until_due() == 1_000
+    assert shell.until_due() == 500
+    assert shell.core.state is State.WAITING
+
+
+def test_one_that_stops_coming_is_not() -> None:
+    shell = Shell().start(heartbeat={"interval": 10_000_000, "timeout": 1})
+    shell.subscribe("news")
+    shell.after(50_000)
+    shell.core.progressed(shell.link, shell.now)
+    assert shell.until_due() == 60_000
+    assert (shell.core.state, shell.core.last_error) == (State.WAITING, "no answer to subscribe")
+
+
+def test_a_welcome_that_comes_slowly_is_waited_for() -> None:
+    shell = Shell()
+    shell.core.start(shell.now)
+    shell.run()
+    shell.core.progressed(shell.link, shell.now)
+    shell.open()
+    for _ in range(10):
+        shell.after(9_000)
+        shell.core.progressed(shell.link, shell.now)
+        shell.core.progressed(shell.link - 1, shell.now + 5_000)
+    assert shell.core.state is State.AUTHENTICATING
+    assert shell.until_due() == 10_000
+    assert shell.core.state is State.WAITING
+    shell.core.progressed(shell.link, shell.now)
+    assert shell.come_back().core.state is State.CONNECTED
+
+
 def test_what_is_no_message_ends_the_connection() -> None:
     shell = Shell().start()
     shell.core.received(shell.link, b"[1", shell.now)

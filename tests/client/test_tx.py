@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ssl
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
+from hashlib import sha1
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.internet.threads import deferToThread
 from twisted.logger import globalLogPublisher
 
@@ -35,7 +39,9 @@ from pushserver.client import (
     Unauthorized,
     Unread,
     UserChanged,
+    tx_link,
 )
+from pushserver.client.tx_link import Link
 from tests.client.fake_proxy import FakeProxy
 from tests.client.fake_server import FakeServer
 
@@ -469,3 +475,28 @@ async def test_two_devices_agree_on_what_is_read(server: FakeServer, clients: Cl
     assert (await soon(other.delete_from_inbox(up_to=page.messages[0]))).deleted == 2
     with pytest.raises(ValueError, match="give messages"):
         one.mark_read()
+
+
+def test_octets_of_a_message_that_is_not_whole_are_told_to_the_core() -> None:
+    service = ClientService("ws://localhost/ws", token="t", reactor=Clock(), endpoint=object())  # type: ignore[arg-type]
+    core = service._core
+    told: list[int] = []
+    core.progressed = lambda link, now: told.append(link)  # type: ignore[method-assign]
+    link = Link(service, core, 7, lambda link: None)
+    socket = tx_link.Factory(link, "ws://localhost/ws", {}, service._reactor).buildProtocol(None)
+    transport = StringTransport()
+    socket.makeConnection(transport)
+    key = next(line[19:] for line in transport.value().split(b"\r\n") if line.startswith(b"Sec-WebSocket-Key: "))
+    accept = b64encode(sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+    answer = b"HTTP/1.1 101 .\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: " + accept
+    answer += b"\r\nSec-WebSocket-Protocol: pushserver.v1.json\r\n\r\n"
+    socket.dataReceived(answer[:50])
+    socket.dataReceived(answer[50:])
+    frame = b"\x81\x7e\x01\x00" + b"x" * 256
+    assert (socket.state, told) == (socket.STATE_OPEN, [])
+    socket.dataReceived(frame[:100])
+    socket.dataReceived(frame[100:200])
+    assert told == [7, 7]
+    for whole in (frame[200:], frame, b"\x89\x00"):
+        socket.dataReceived(whole)
+    assert told == [7, 7]
