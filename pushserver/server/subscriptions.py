@@ -83,6 +83,8 @@ class Subscriptions:
         self._replay = outputs.replay
         self._tokens = tokens
         self._limits = limits
+        #: the subscriptions that ended of who is just opening some, and why, by channel
+        self._ended: dict[Connection, dict[str, Rejection]] = {}
 
     async def subscribe(self, connection: Connection, asked: operations.Subscribe, reply: Reply) -> None:
         """Open all channels that were asked for, answer, and let what follows the answer begin."""
@@ -106,8 +108,16 @@ class Subscriptions:
         readers = sum(item.since is not None or item.channel.startswith(PREFIX) for item in waiting)
         size = self._hub.long_replies.size(connection) if readers else PAGE_BYTES
         room = ReplyRoom(readers, asked.before, size)
-        while waiting:
-            waiting = await self._open_some(connection, waiting, room, results, rejected, opened)
+        ended = self._ended[connection] = {}
+        try:
+            while waiting:
+                waiting = await self._open_some(connection, waiting, room, results, rejected, opened)
+        finally:
+            self._ended.pop(connection, None)
+        for name in [name for name in ended if name in unique and name not in connection.channels]:
+            # Its end was told while others were still being opened: the answer comes behind that.
+            results.pop(name, None)
+            rejected[name] = ended[name]
         expiries: dict[str, int] = {}
         data: dict[str, bytes] = {}
         for token in granted:
@@ -462,6 +472,9 @@ class Subscriptions:
             self._presence.could_not_notify()
 
     def notify_ended(self, connection: Connection, name: str, code: Code, reason: str) -> None:
+        ended = self._ended.get(connection)
+        if ended is not None:
+            ended[name] = Rejection(code, reason)
         self.notify(connection, operations.SubscriptionLost(name, code, reason))
 
     def notify(self, connection: Connection, notice: operations.Notice) -> None:

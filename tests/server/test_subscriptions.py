@@ -265,8 +265,41 @@ async def test_who_loses_the_right_to_a_task_while_it_is_looked_up_is_shown_noth
     await rig.until_idle()
     *ended, answer = client.new()
     assert [m["type"] for m in ended] == ["unsubscribed"] * known
-    assert answer["data"]["rejected"]["task:t"]["code"] == "NOT_FOUND"
+    code = ended[0]["data"]["code"] if known else "NOT_FOUND"
+    assert answer["data"]["rejected"]["task:t"]["code"] == code
     await rig.execute("task.progress", taskId="t", percentage=50)
     await rig.until_idle()
     assert client.new() == []
     assert "task:t" not in client.connection.channels
+
+
+@pytest.mark.parametrize(
+    ("way", "code"),
+    [("reload", "UNKNOWN_CHANNEL"), ("token", "TOKEN_BLACKLISTED"), ("server", "PERMISSION_DENIED")],
+)
+async def test_what_ends_while_it_is_opened_is_rejected_with_what_its_end_said(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, way: str, code: str
+) -> None:
+    rig.reload(SETTINGS + '[[namespaces]]\nname = "mine"\nhistory_size = 5\nsubscribe = "permission"')
+    client = await rig.client("ann")
+    token = rig.token("ann", channel="mine:a", jti="j")
+    released = hold_up_reading(rig, monkeypatch)
+    client.send("subscribe", 1, channels=[NEWS, {"channel": "mine:a", "token": token}])
+    await rig.until_idle()
+    if way == "reload":
+        rig.reload(SETTINGS)
+    elif way == "token":
+        await rig.execute("revoke", jti="j")
+    else:
+        await rig.execute("unsubscribe", userId="ann", channels=["mine:a"])
+    released.callback(None)
+    await rig.until_idle()
+    ended, answer = client.new()
+    assert (ended["type"], ended["data"]["channel"], ended["data"]["code"]) == ("unsubscribed", "mine:a", code)
+    data = answer["data"]
+    assert (list(data["results"]), data["channels"]) == ([NEWS], [NEWS, "system", "user:ann"])
+    assert {name: refusal["code"] for name, refusal in data["rejected"].items()} == {"mine:a": code}
+    assert "expiresAt" not in data
+    # It may be asked for anew.
+    again = (await client.ask("subscribe", channels=[NEWS]))["data"]
+    assert (list(again["results"]), again["rejected"]) == ([NEWS], {})
