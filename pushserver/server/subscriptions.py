@@ -519,17 +519,16 @@ class Subscriptions:
                 await self._outputs.check(None, name)
                 if not connection.open:
                     return
-                catchup = self._hub.begin(connection, name)
+                catchup = self._begin_forced(connection, name)
                 try:
                     await self._outputs.confirmed(catchup)
                 except BaseException:
                     self.drop(connection, name)
                     raise
                 if catchup.current:
-                    connection.server_channels = (*connection.server_channels, name)
                     self._outputs.resume(catchup)
                 continue
-            catchup = self._hub.begin(connection, name)
+            catchup = self._begin_forced(connection, name)
             if info is not None:
                 connection.server_info = {**(connection.server_info or {}), name: info.encode()}
             try:
@@ -547,11 +546,16 @@ class Subscriptions:
                 self.drop(connection, name)
                 raise
             if catchup.current:
-                connection.server_channels = (*connection.server_channels, name)
                 self.notify(connection, operations.SubscriptionGained(name, newest, data))
                 self.go_live(catchup, newest)
                 if namespace.kind is Kind.TASK:
                     self._tasks.caught_up(connection, name, {name.partition(":")[2]: version})
+
+    def _begin_forced(self, connection: Connection, name: str) -> CatchUp:
+        catchup = self._hub.begin(connection, name)
+        # From now on: what it needs no permission for is not ended for want of one while the engine is asked.
+        connection.server_channels = (*connection.server_channels, name)
+        return catchup
 
     async def _give_back_inbox(
         self, connection: Connection, name: str, since: Position | None, data: str | None

@@ -19,7 +19,7 @@ from pushserver.core.positions import Position
 from pushserver.core.rate_limit import Rates
 from pushserver.server.outbox import Policy
 from tests.conftest import LoggedErrors
-from tests.fakes import Rig
+from tests.fakes import Rig, hold_up
 
 SETTINGS = """
 [auth]
@@ -288,6 +288,25 @@ async def test_a_forced_subscription_that_fails_is_taken_back(rig: Rig, monkeypa
         await rig.node.subscriptions.force_subscribe(client.connection, ("news:a",))
     assert "news:a" not in rig.node.hub.channels
     assert "news:a" not in client.connection.channels
+
+
+async def test_a_reload_ends_nothing_that_the_server_side_is_just_subscribing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = SETTINGS + '[[namespaces]]\nname = "secret"\nsubscribe = "permission"'
+    rig.reload(settings)
+    client = await rig.client("ann")
+    released = hold_up(rig.engine.broker, "subscribe", monkeypatch)
+    asked = Deferred.fromCoroutine(rig.execute("subscribe", userId="ann", channels=["secret:a"]))
+    await rig.until_idle()
+    rig.reload(settings)
+    released.callback(None)
+    await asked
+    await rig.until_idle()
+    assert client.new() == []
+    await rig.execute("publish", channel="secret:a", data=1)
+    await rig.until_idle()
+    assert [push["data"] for push in client.pushes("message")] == [1]
 
 
 async def test_the_server_side_subscribes_and_ends_subscriptions(rig: Rig) -> None:
