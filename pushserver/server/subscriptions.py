@@ -114,10 +114,11 @@ class Subscriptions:
                 waiting = await self._open_some(connection, waiting, room, results, rejected, opened)
         finally:
             self._ended.pop(connection, None)
-        for name in [name for name in ended if name in unique and name not in connection.channels]:
+        for name, rejection in ended.items():
             # Its end was told while others were still being opened: the answer comes behind that.
-            results.pop(name, None)
-            rejected[name] = ended[name]
+            if name in unique and name not in connection.channels:
+                results.pop(name, None)
+                rejected[name] = rejection
         expiries: dict[str, int] = {}
         data: dict[str, bytes] = {}
         for token in granted:
