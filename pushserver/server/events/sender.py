@@ -536,7 +536,8 @@ class WebhookSender:
         """An event is held no more; where it was the last one of its subject, the subject is free."""
         async with lane.lock:
             left = await self._store.release(self._name, lane.subject, id, dead)
-            self.held = max(0, self.held - 1)
+            if id != events.BEGINNING:
+                self.held = max(0, self.held - 1)
             lane.held = HeldSubject(lane.subject, 0, 0) if left else None
 
     async def _send_again(self, lane: _Lane, attempt: Attempt) -> None:
@@ -550,6 +551,11 @@ class WebhookSender:
         else:
             await self._store.add_dead([self._dead(event, body, outcome, dead.attempts + 1)])
         self._again.discard(event.id)
+        async with lane.lock:
+            hung = lane.held is not None and lane.held.failures == 0
+        if hung:
+            # The store has held the subject since then, for the end of this.
+            self._note_due(0, lane.subject)
 
     async def _attempt(self, attempt: Attempt, event: Event, body: bytes) -> AttemptResult:
         self._attempts.begin_request(attempt, self._clock.seconds())

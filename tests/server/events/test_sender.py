@@ -534,6 +534,35 @@ async def test_the_dead_that_are_tried_once_more_leave_room_for_the_others(stage
     await sender.stop()
 
 
+async def test_a_dead_one_that_hangs_when_it_is_tried_once_more_holds_up_its_subject_until_its_end_alone(
+    stage: Stage,
+) -> None:
+    stage.answer = stage.hold
+    sender = stage.sender()
+    await stage.until_idle()
+    users = [str(n) for n in range(2 * AGAIN_AT_ONCE)]
+    made = [events.encode(f"1-{user}", NewEvent("user.online", 1, body({"userId": user}))) for user in users]
+    now = stage.time.now()
+    await stage.engine.deliveries.add_dead([DeadEvent("mail", msgspec.Raw(each), "no", 1, now) for each in made])
+    assert await stage.engine.deliveries.retry("mail", None) == len(users)
+    await stage.pass_time(2)
+    # Those that hung have given up their places.
+    assert len(stage.held) == len(users)
+    await stage.record(*[(user, 1) for user in users])
+    await stage.pass_time(1)
+    assert len(stage.held) == len(users)
+    stage.answer = lambda event: OK
+    for each in stage.held:
+        each.callback(OK)
+    await stage.record(*[(user, 2) for user in users])
+    await stage.pass_time(2)
+    for user in users:
+        assert [n for subject, n in stage.taken if subject == f"user:{user}"] == [0, 1, 2]
+    assert await stage.dead() == []
+    assert sender.sender.waiting == 0
+    await sender.stop()
+
+
 async def test_what_failed_before_counts_among_the_attempts_at_a_time(stage: Stage) -> None:
     stage.answer = lambda event: FAILED
     sender = stage.sender(PATIENT)
