@@ -232,10 +232,14 @@ class EventService:
             await self._clock.sleep(AGAIN)
 
     async def _stop_senders(self, names: Sequence[str], patience: float) -> None:
-        for name in names:
-            sender = self._senders.pop(name, None)
-            if sender is not None:
-                await sender.stop(patience)
+        """All at once. They stay known until they have ended: the lease may be lost before that, or this node stop."""
+        stopping = [
+            self._clock.detach(sender.stop(patience), self._log, f"ending what is sent to webhook {name}")
+            for name in names
+            if (sender := self._senders.get(name)) is not None
+        ]
+        for each in stopping:
+            await each
 
     # -- what is due --------------------------------------------------------------------------------------------------
 

@@ -12,12 +12,13 @@ from twisted.logger import globalLogPublisher
 
 from pushserver.core import events
 from pushserver.core.errors import Unavailable
-from pushserver.core.events import SUBJECTS
+from pushserver.core.events import SUBJECTS, NewEvent
+from pushserver.core.publication import body
 from pushserver.engine.interfaces import DEAD_TTL, EventRules
 from pushserver.server.events.attempt_result import AttemptResult
 from pushserver.server.events.attempts import AT_ONCE
 from pushserver.server.events.sender import WINDOW
-from pushserver.server.events.service import KEEP, LEASE, EventService, EventSettings
+from pushserver.server.events.service import KEEP, LEASE, PATIENCE, EventService, EventSettings
 from tests.contracts.nodes import publication
 from tests.server.events.stage import FAILED, GONE, MAIL, OK, Stage
 
@@ -155,6 +156,62 @@ async def test_after_a_reload_nothing_is_sent_while_something_is_under_way(stage
     await stage.record(("7", 2))
     await stage.pass_time(3)
     assert stage.attempts == [("user:7", 1), ("user:7", 2)]
+
+
+async def test_a_node_that_stops_waits_for_all_its_webhooks_at_once(stage: Stage, leased: Leased) -> None:
+    types = ("user.online", "user.offline", "user.refused")
+    several = tuple(
+        msgspec.structs.replace(MAIL, name=f"mail{n}", types=frozenset({type}), timeout=60_000)
+        for n, type in enumerate(types)
+    )
+    leased.service.adopt(msgspec.structs.replace(SETTINGS, webhooks=several))
+    await stage.pass_time(2)
+    stage.answer = stage.hold
+    for n, type in enumerate(types):
+        await stage.engine.events.append([NewEvent(type, stage.time.now(), body({"userId": str(n), "address": "h"}))])
+    await stage.pass_time(1)
+    assert len(stage.held) == len(types)
+    stopped: list[None] = []
+    stopping = Deferred.fromCoroutine(leased.service.stop()).addCallback(stopped.append)
+    await stage.pass_time(PATIENCE + 0.5)
+    assert stopped == [None]
+    assert stage.under_way == []
+    await stopping
+
+
+async def test_a_node_that_stops_during_a_reload_keeps_its_lease_until_nothing_is_under_way(
+    stage: Stage, leased: Leased
+) -> None:
+    await stage.pass_time(1)
+    stage.answer = stage.hold
+    await stage.record(("7", 1))
+    await stage.pass_time(1)
+    leased.service.adopt(msgspec.structs.replace(SETTINGS, webhooks=()))
+    await stage.pass_time(0.5)
+    asked = leased.asked
+    stopping = Deferred.fromCoroutine(leased.service.stop())
+    await stage.pass_time(0.5)
+    assert stage.under_way == ["user:7"]
+    assert leased.asked == asked
+    stage.held[0].callback(OK)
+    await stage.pass_time(0.5)
+    assert leased.asked == asked + 1
+    await stopping
+
+
+async def test_a_lease_that_is_lost_during_a_reload_ends_what_is_under_way(stage: Stage, leased: Leased) -> None:
+    await stage.pass_time(1)
+    stage.answer = stage.hold
+    await stage.record(("7", 1))
+    await stage.pass_time(1)
+    leased.service.adopt(msgspec.structs.replace(SETTINGS, webhooks=()))
+    await stage.pass_time(0.5)
+    assert stage.under_way == ["user:7"]
+    # The process stood still, and its timers run now.
+    leased.available = False
+    leased.service._lose()
+    await stage.until_idle()
+    assert stage.under_way == []
 
 
 async def test_a_store_that_fails_for_a_while_loses_nothing(stage: Stage, leased: Leased) -> None:
