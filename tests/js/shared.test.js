@@ -770,3 +770,18 @@ test('a token that comes with a later handler of a tab is shown', async (context
   clients[0].subscribeChannel('doc:17', () => {}, { token: () => 'good' });
   await until(() => JSON.stringify(server.of('subscribe')).includes('"token":"good"'));
 });
+
+test('a channel that was refused to a tab which resumed it is shown there once it is subscribed after all', async (context) => {
+  const { server, clients } = await tabs(context, 2);
+  let code = 'PERMISSION_DENIED';
+  server.judge = (channel) => (channel === 'news' ? code : null);
+  const shown = [];
+  await Promise.all(clients.map((client) => client.connect()));
+  const refused = clients[0].subscribeChannel('news', ({ data }) => shown.push(data), { since: { offset: 0, epoch: 'e1' } });
+  await assert.rejects(refused.ready, { code });
+  code = null;
+  await clients[1].subscribeChannel('news', () => {}).ready;
+  await until(() => refused.state === 'subscribed');
+  server.publish('news', 1);
+  await until(() => shown.length === 1);
+});

@@ -79,6 +79,8 @@ export class SharedClient extends ClientBase {
   #positions = new Map();
   /** Of channels that are being resumed what came meanwhile. */
   #held = new Map();
+  /** Channels of which what others have read is being read. */
+  #reading = new Set();
   #connected = null;
 
   /** `options` travel to the worker; `open(options)` opens a port to it, and `openOwn` one to an exchange of this tab. */
@@ -511,14 +513,17 @@ export class SharedClient extends ClientBase {
   }
 
   /** A channel is subscribed from a position on. Other tabs may have read further: then what lies between is read first. */
-  async #resumed({ message: { channel, since }, resolve, reject }, { data, visit, behind }) {
+  async #resumed({ message: { channel, since }, resolve, reject }, { data, error: refusal, visit, behind }) {
     try {
+      if (refusal) throw revived(refusal);
       // Where the tab has gone elsewhere meanwhile, it has subscribed there.
       if (behind && !(await this.#read(channel, since, visit))) return void resolve(this.#channels.get(channel)?.newest);
       resolve(data);
     } catch (error) {
       reject(error);
     }
+    // Where it is resumed for another token, too, what is held waits for that.
+    if (refusal && (this.#reading.has(channel) || [...this.#waiting.values()].some(({ message }) => message.channel === channel))) return;
     const held = this.#held.get(channel) ?? [];
     this.#held.delete(channel);
     for (const each of held) this.#receive(each);
@@ -526,16 +531,21 @@ export class SharedClient extends ClientBase {
 
   /** Shows the history of a channel behind a position. Resolves with whether this tab is still there to see it. */
   async #read(channel, from, visit) {
-    for (let since = from, more = true; more;) {
-      const read = await this.#readPage(channel, since);
-      if (visit !== this.#visit) return false;
-      if (read.moved) this.#moved(channel, read);
-      for (const push of read.messages) this.#show(push);
-      const { offset, epoch } = read;
-      since = { offset, epoch };
-      more = read.more;
+    this.#reading.add(channel);
+    try {
+      for (let since = from, more = true; more;) {
+        const read = await this.#readPage(channel, since);
+        if (visit !== this.#visit) return false;
+        if (read.moved) this.#moved(channel, read);
+        for (const push of read.messages) this.#show(push);
+        const { offset, epoch } = read;
+        since = { offset, epoch };
+        more = read.more;
+      }
+      return true;
+    } finally {
+      this.#reading.delete(channel);
     }
-    return true;
   }
 
   /** What follows a position. What one of an earlier epoch is worth the server tells to who subscribes with it. */
@@ -669,8 +679,8 @@ export class SharedClient extends ClientBase {
     } else if (is === 'reply') {
       const waiting = this.#waiting.get(n);
       this.#waiting.delete(n);
-      if (message.error) waiting?.reject(revived(message.error));
-      else if (waiting?.message.since) this.#resumed(waiting, message);
+      if (waiting?.message.since) this.#resumed(waiting, message);
+      else if (message.error) waiting?.reject(revived(message.error));
       else waiting?.resolve(message.data);
     } else if (is === 'ask') {
       this.#answer(message);
