@@ -7,7 +7,8 @@ with whom it was about, never with a message's body.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
@@ -368,41 +369,50 @@ class ConsoleVerbs:
     async def trace(self, user_or_connection: str | int) -> VerbAnswer:
         """Shows that user's or connection's messages live, until untrace() or Ctrl-C. Tokens are hidden."""
         name = str(user_or_connection)
-        found = (await self._rooms.cluster.connections(Target(connection_id=name))).value
-        found = found or (await self._connections(name)).value
+        with self._begun() as watching:
+            found = (await self._rooms.cluster.connections(Target(connection_id=name))).value
+            found = found or (await self._connections(name)).value
 
-        def begun(nodes: list[str]) -> None:
-            for info in found:
-                if info.node not in nodes:
-                    self._show(f"{info.connection_id} is on node {info.node}: trace it there")
-            if not any(info.node in nodes for info in found):
-                self._show(f"{name} is not connected here; waiting")
+            def begun(nodes: list[str]) -> None:
+                for info in found:
+                    if info.node not in nodes:
+                        self._show(f"{info.connection_id} is on node {info.node}: trace it there")
+                if not any(info.node in nodes for info in found):
+                    self._show(f"{name} is not connected here; waiting")
 
-        return await self._watch(begun, about=name)
+            return await self._watch(watching, begun, about=name)
 
     async def log(self, level: str = "info") -> VerbAnswer:
         """Shows this server's log live from a level on (debug, info, warn, error), until untrace() or Ctrl-C."""
         if level not in LOG_LEVELS:
             raise Invalid("a level is debug, info, warn, error or critical")
-        return await self._watch(lambda nodes: None, level=level)
+        with self._begun() as watching:
+            return await self._watch(watching, lambda nodes: None, level=level)
 
-    async def _watch(self, begun: Callable[[list[str]], None], about: str = "", level: str = "") -> VerbAnswer:
+    @contextmanager
+    def _begun(self) -> Iterator[Watching]:
+        """Something is to be watched: from here on whatever ends it ends it, also before anything was asked."""
         watching = Watching()
         self._watches.append(watching)
+        try:
+            yield watching
+        finally:
+            self._watches.remove(watching)
 
+    async def _watch(
+        self, watching: Watching, begun: Callable[[list[str]], None], about: str = "", level: str = ""
+    ) -> VerbAnswer:
         def show(text: str) -> None:
             watching.lines += 1
             self._show(text)
 
-        try:
+        if not watching.done.called:
             watch, nodes = await self._rooms.watches.begin(show, watching.stop, about, level)
             try:
                 begun(nodes)
                 await watching.done
             finally:
                 await self._rooms.watches.end(watch)
-        finally:
-            self._watches.remove(watching)
         return VerbAnswer(watching.lines, *line(f"{watching.lines} lines were shown"))
 
     async def untrace(self) -> VerbAnswer:

@@ -185,6 +185,27 @@ async def test_the_end_of_a_login_ends_what_it_watches(tmp_path: Path) -> None:
         assert [(await one).value for one in watching] == [0, 0]
 
 
+async def test_a_login_that_ends_before_its_watch_begins_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with login(tmp_path) as (me, _):
+        cluster, asked = me.verbs._rooms.cluster, Deferred[None]()
+        ask = cluster.connections
+
+        async def ask_late(target: Any) -> Any:
+            await asked
+            return await ask(target)
+
+        monkeypatch.setattr(cluster, "connections", ask_late)
+        watching: Deferred[Any] = me.trace("42")
+        # As where a node does not answer: the terminal is closed, or Ctrl-C was typed.
+        me.verbs.end()
+        asked.callback(None)
+        assert me.verbs._rooms.hub.traced == {}
+        assert (await watching).value == 0
+        assert me.said == []
+
+
 async def test_help_names_every_verb_and_a_wrong_call_says_how(tmp_path: Path) -> None:
     async with login(tmp_path) as (me, _):
         text = repr(await me.help())
