@@ -70,6 +70,8 @@ class Hub:
         self._lagged: Callable[[Connection, str, int | Position], None] = _nobody_listens
         #: channels that this node hears whether anybody follows them here or not, and for how many reasons
         self._held: dict[str, int] = {}
+        #: those of them to which the engine has subscribed this node
+        self._received: set[str] = set()
         self._inbox_moved: Callable[[Connection, str], None] = _nobody_listens
         self._deserted: Callable[[str], None] = _nobody_listens
         self._followed: Callable[[str], None] = _nobody_listens
@@ -231,17 +233,25 @@ class Hub:
 
         self._broker.subscribe(channel.name).addBoth(done)
 
-    async def hold(self, name: str) -> None:
-        """Hear what is published on a channel until `release`, also while nobody follows it here. Fails as
-        `IBroker.subscribe` does."""
+    def hold(self, name: str) -> None:
+        """Hear what is published on a channel until `release`, also while nobody follows it here: once `receives` says
+        so."""
         self._held[name] = self._held.get(name, 0) + 1
-        await self._broker.subscribe(name)
+
+    async def receives(self, name: str) -> None:
+        """Wait until the engine has subscribed this node to a channel that is held; where it could not before, it is
+        asked again. Fails as `IBroker.subscribe` does."""
+        if name not in self._received:
+            await self._broker.subscribe(name)
+            if name in self._held:
+                self._received.add(name)
 
     def release(self, name: str) -> None:
         """End a `hold`."""
         self._held[name] -= 1
         if not self._held[name]:
             del self._held[name]
+            self._received.discard(name)
             if name not in self.channels:
                 self._broker.unsubscribe(name)
 

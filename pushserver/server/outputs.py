@@ -125,13 +125,14 @@ class Outputs:
 
     async def _watch_task(self, task_id: str, channel: str) -> None:
         """Be told of the task while the output is followed here."""
+        if channel not in self._hub.channels:
+            return
         followed = self._followed.setdefault(task_id, set())
-        if channel not in followed and channel in self._hub.channels:
-            followed.add(channel)
-            if len(followed) == 1:
-                await self._hub.hold(task_channel(task_id))
-        elif not followed:
-            del self._followed[task_id]
+        if not followed:
+            self._hub.hold(task_channel(task_id))
+        followed.add(channel)
+        # Each waits for it: the first one's word may be late, or may not have come.
+        await self._hub.receives(task_channel(task_id))
 
     def deserted(self, channel: str) -> None:
         """Nobody here follows the channel any more."""

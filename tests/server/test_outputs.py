@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from pushserver.app.node import settings_of
 from pushserver.config import derived
 from pushserver.config.checks import load
+from pushserver.core.errors import Unavailable
 from pushserver.server.backend_commands import BackendCommand, CommandBatch
 from pushserver.server.replay import READING
 from tests.fakes import SECRET, Client, Rig, hold_up, hurried
@@ -528,6 +529,40 @@ async def test_the_server_side_subscribes_once_nothing_is_missed_any_more(
     assert [push["data"]["text"] for push in client.pushes("output")] == ["kept more"]
     await append(rig, " live")
     assert client.pushes("output")[-1]["data"] == {"text": " live"}
+
+
+async def test_nobody_follows_an_output_before_word_of_its_task_comes(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An output that holds nothing has no end of its own."""
+    subscribe, words = rig.engine.broker.subscribe, list[Deferred[None]]()
+
+    def subscribe_late(name: str) -> Deferred[None]:
+        if name != "task:t":
+            return subscribe(name)
+        words.append(Deferred())
+        return words[-1]
+
+    monkeypatch.setattr(rig.engine.broker, "subscribe", subscribe_late)
+    clients = [await rig.client("ann"), await rig.client("ann")]
+    for client in clients:
+        client.send("subscribe", "asked", channels=[MAIN])
+    await rig.until_idle()
+    assert [[m for m in client.all if m.get("id") == "asked"] for client in clients] == [[], []]
+    for word in words:
+        word.errback(Unavailable("away"))
+    await rig.until_idle()
+    for client in clients:
+        (reply,) = (m for m in client.all if m.get("id") == "asked")
+        assert reply["data"]["rejected"][MAIN]["code"] == "UNAVAILABLE"
+    monkeypatch.setattr(rig.engine.broker, "subscribe", subscribe)
+    for client in clients:
+        await follow(client)
+        client.new()
+    await rig.execute("task.complete", taskId="t")
+    await rig.until_idle()
+    for client in clients:
+        assert [push["data"] for push in client.pushes("output")] == [{"closed": True}]
 
 
 async def test_nothing_is_left_of_outputs_that_nobody_follows(rig: Rig) -> None:
