@@ -196,19 +196,26 @@ class Tasks:
     def adopt(self, throttle: ThrottleRules, stale_after: int) -> None:
         """Go by these rules from now on; a task that is shown already keeps its throttle until it ends."""
         self._throttle = throttle
-        self._stale_after = stale_after
+        before, self._stale_after = self._stale_after, stale_after
+        if self._looking is not None and stale_after != before:
+            self._looking.stop()
+            self._look()
 
     def start(self) -> None:
         """Look for stale tasks from now on, and forget what was answered long ago."""
+        self._look()
+        self._turning = self._clock.every(LATEST, self._answered.turn, self._log, "forgetting what was answered")
+
+    def _look(self) -> None:
         seconds = min(STALE_EVERY, max(0.25, self._stale_after / 4000))
         self._looking = self._clock.every(seconds, self._fail_stale, self._log, "failing stale tasks")
-        self._turning = self._clock.every(LATEST, self._answered.turn, self._log, "forgetting what was answered")
 
     def stop(self) -> None:
         """Look no more, and forget what waits to be shown. May be called more than once."""
         for recurring in (self._looking, self._turning):
             if recurring is not None:
                 recurring.stop()
+        self._looking = self._turning = None
         for channel in tuple(self._feeds):
             self.forget(channel)
 
@@ -749,4 +756,8 @@ class Tasks:
             event = TaskEvent("task_failed", expired)
             # Not tried again where somebody was quicker: then it is not stale.
             told = self._told(state, expired)
-            await self._engine.tasks.replace(event, self._final(event), None, state.version, told)
+            try:
+                await self._engine.tasks.replace(event, self._final(event), None, state.version, told)
+            except NotFound:
+                # It went meanwhile.
+                continue

@@ -456,6 +456,26 @@ async def test_a_short_time_without_news_is_noticed_soon(rig: Rig) -> None:
     assert (await tasks.get("t")).error == "stale"
 
 
+async def test_a_reload_of_the_time_without_news_is_noticed_soon(rig: Rig) -> None:
+    await rig.execute("task.create", taskId="t", userId="ann")
+    rig.node.tasks.adopt(rig.node.tasks._throttle, 2_000)
+    await rig.advance(2.6)
+    assert (await rig.node.tasks.get("t")).error == "stale"
+
+
+async def test_a_stale_task_that_goes_meanwhile_holds_up_no_other(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    for task_id in ("gone", "t"):
+        await rig.execute("task.create", taskId=task_id, userId="ann")
+    replace = rig.engine.tasks.replace
+
+    def replace_known(event: TaskEvent, *given: Any) -> Any:
+        return fail(errors.NotFound("no such task")) if event.state.task_id == "gone" else replace(event, *given)
+
+    monkeypatch.setattr(rig.engine.tasks, "replace", replace_known)
+    await rig.advance(3_700)
+    assert (await rig.node.tasks.get("t")).error == "stale"
+
+
 async def test_only_the_owner_asks_for_the_end_and_nobody_else_learns_of_the_task(rig: Rig) -> None:
     await rig.execute("task.create", taskId="t", userId="ann")
     owner, other = await rig.client("ann"), await rig.client("bob")
