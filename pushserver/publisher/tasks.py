@@ -46,9 +46,10 @@ class BaseTask:
         self._finished = False
         self._given_up = False
         self._ending: Entry | None = None
-        self._producers: dict[str, OutputProducer] = {}
-        #: the process that they are of, and what it has written and not sent
+        #: the process that the following are of
         self._writing = self._process
+        self._producers: dict[str, OutputProducer] = {}
+        #: what it has written and not sent
         self._unsent: list[OutputEntry] = []
         #: where progress is gathered until it goes
         self._progress: Entry | None = None
@@ -164,12 +165,16 @@ class BaseTask:
 
     # The rest
 
+    def _begin_in_a_child(self) -> None:
+        """In a forked child begin anew: what the parent had waiting is the parent's to send."""
+        if self._writing != os.getpid():
+            self._writing = os.getpid()
+            self._producers, self._unsent, self._progress = {}, [], None
+
     def _append(self, name: str, kind: str, piece: Any, size: int) -> None:
         if self._finished or (not piece and kind == "text"):
             return
-        if self._writing != os.getpid():
-            # What the parent had waiting is the parent's to send.
-            self._writing, self._producers, self._unsent = os.getpid(), {}, []
+        self._begin_in_a_child()
         if not outputs.is_name(name):
             self._background.log("name", logging.WARNING, "%s is no name of an output", plain.text(name))
             return
@@ -227,6 +232,7 @@ class BaseTask:
         if command is None or self._finished:
             return
         self._warn(cut, command)
+        self._begin_in_a_child()
         if self._progress is not None:
             command = self._progress.report(command)
             if command is None:

@@ -434,6 +434,28 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     assert api.methods().count("task.create") == 2
 
 
+def test_a_forked_child_tells_of_a_task_while_its_parents_progress_waits(api: FakeApi) -> None:
+    ended = _script(
+        api,
+        """
+import os
+publisher._background._outbox.min_interval = 60
+task = publisher.task(1)
+task.progress(10)
+publisher.flush(30)
+task.progress(20)
+child = os.fork()
+if child == 0:
+    task.progress(30)
+    os._exit(0 if publisher.flush(30) else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+""",
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    told = [params["percentage"] for method, params in api.log if method == "task.progress"]
+    assert told == [10, 30, 20]
+
+
 def test_a_process_of_multiprocessing_loses_nothing(api: FakeApi) -> None:
     ended = _script(
         api,
