@@ -228,13 +228,13 @@ class tqdm(_tqdm):  # type: ignore[misc]
 
     def _end(self, error: BaseException | None) -> None:
         task, self._task = self._task, None
-        if task is not None:
+        if task is not None and task.is_ours:
             how = self._how_ended(error)
             task.complete() if how is None else task.fail(how)
 
     async def _end_in_loop(self, error: BaseException | None) -> None:
         task, self._task = self._task, None
-        if task is not None:
+        if task is not None and task.is_ours:
             await task.ending(self._how_ended(error))
 
     def _abandon(self) -> None:

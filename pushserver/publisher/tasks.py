@@ -135,7 +135,7 @@ class BaseTask:
 
     def abandon(self, error: str) -> None:
         """For finalisers: fail it without waiting, and without taking a lock."""
-        if not self._finished and self._is_ours:
+        if not self._finished and self.is_ours:
             self._given_up = True
             self._background.abandon(self._abandoned, error)
 
@@ -265,7 +265,7 @@ class BaseTask:
         return commands.fail(self.task_id, error)
 
     @property
-    def _is_ours(self) -> bool:
+    def is_ours(self) -> bool:
         """False in a forked child that leaves a block which its parent entered, and leaves as well."""
         return self._process == os.getpid()
 
@@ -305,7 +305,7 @@ class Task(BaseTask):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._is_ours:
+        if self.is_ours:
             self._end_and_wait(*self._how_left(error))
 
     async def __aenter__(self) -> Self:
@@ -314,7 +314,7 @@ class Task(BaseTask):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._is_ours:
+        if self.is_ours:
             await self.ending(error)
 
     def left(self, error: BaseException | None) -> bool:
@@ -358,7 +358,7 @@ class AsyncTask(BaseTask):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._is_ours:
+        if self.is_ours:
             self.ending(error)
 
     async def __aenter__(self) -> Self:
@@ -367,7 +367,7 @@ class AsyncTask(BaseTask):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._is_ours:
+        if self.is_ours:
             await self.ending(error)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import io
+import os
 import subprocess
 import sys
 import threading
@@ -195,6 +196,28 @@ def test_one_closed_while_an_exception_passes_has_failed(api: FakeApi, bar: dict
     with pytest.raises(OSError):
         work()
     assert (api.only_task()["status"], api.only_task()["error"]) == ("failed", "disk is gone")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_child_that_leaves_its_parents_bar_ends_nothing(
+    api: FakeApi, publisher: Publisher, bar: dict[str, Any]
+) -> None:
+    with tqdm(total=10, **bar) as shown:
+        shown.update(3)
+        assert publisher.flush(30)
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                shown.__exit__(SystemExit, SystemExit(0), None)
+                status = 0 if publisher.flush(30) else 2
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        shown.update(7)
+    assert publisher.flush(30)
+    assert api.only_task()["status"] == "completed"
+    assert "task.fail" not in api.methods()
 
 
 def test_one_that_begins_while_an_exception_is_handled_is_its_own(api: FakeApi, bar: dict[str, Any]) -> None:
