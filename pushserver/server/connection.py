@@ -32,13 +32,10 @@ class Line(Protocol):
         """The client has shown a valid token: from now on its socket is no stranger's."""
 
     def ping(self) -> bool:
-        """Send a sign of life; True where the client must answer it, or take it where it can answer nothing."""
+        """Send a sign of life; True where the client must answer it."""
 
     def moves(self) -> bool:
-        """Return whether the client has taken something of what waited for it since this was last asked.
-
-        Where it can answer nothing, having taken all is its answer (`Connection.pinged_at`).
-        """
+        """Return whether the client has taken something of what waited for it since this was last asked."""
 
     def hang_up(self, close: Close, discard: bool) -> None:
         """Say goodbye behind what waits (or instead of it, with ``discard``) and then closes."""

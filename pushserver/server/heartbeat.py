@@ -22,8 +22,19 @@ from pushserver.server.connection import Connection
 
 #: ms that a turn may come late without anybody having missed anything.
 MAX_LAG: Final = 1_000
+#: How often the same was sent again to who is gone: for some 3 s.
+GONE: Final = 4
 #: ms of a closing handshake, however much the peer still takes.
 LONGEST_FAREWELL: Final = 30_000
+#: Closes that a client can bring about whenever it likes: what waits for it then is not kept for long.
+AT_WILL: Final = frozenset(
+    {
+        errors.NORMAL, errors.PROTOCOL_ERROR, errors.INVALID_PAYLOAD, errors.MESSAGE_TOO_BIG, errors.INTERNAL,
+        errors.EXPIRED, errors.SLOW, errors.NO_HEARTBEAT, errors.TOO_MANY_REQUESTS, errors.INVALID_TOKEN,
+        errors.BAD_REQUEST, errors.NOT_AUTHENTICATED, errors.CONNECTION_LIMIT, errors.PERMISSION_DENIED,
+        errors.TOO_MANY_ERRORS,
+    }
+)  # fmt: skip
 
 
 class Wheel:
@@ -153,15 +164,18 @@ class Heartbeat:
         """Return ms for which a token still holds, its grace included, as the wall clock says now."""
         return ends_at + self._grace - self._clock.now()
 
-    def closing(self, connection: Connection) -> None:
+    def closing(self, connection: Connection, patient: bool = False) -> None:
         """A closing handshake began: the peer has a while to finish it.
 
-        Where the node is left, it has longer, though it may take nothing at first: how long leaving lasts, others say.
+        ``patient``: longer, while it takes something of what stands before the goodbye (`Outbox.watch` was called
+        before that). Where the node is left, also where it takes nothing at first: how long leaving lasts, others say.
         """
-        now = self._clock.milliseconds()
-        connection.ends_at = now + LONGEST_FAREWELL
-        patient = connection.closing == errors.SHUTDOWN and connection.outbox.is_behind
-        connection.deadline = connection.ends_at if patient else now + self._farewell
+        now, outbox = self._clock.milliseconds(), connection.outbox
+        connection.ends_at = now + (LONGEST_FAREWELL if patient else self._farewell)
+        waits = patient and connection.closing == errors.SHUTDOWN and outbox.is_behind
+        # Nobody waits for whom no network leads to any more.
+        waits = waits and outbox.sent_again < GONE
+        connection.deadline = connection.ends_at if waits else now + self._farewell
         self._schedule(connection)
 
     def forget(self, connection: Connection) -> None:
@@ -214,9 +228,8 @@ class Heartbeat:
                 if not connection.line.moves():
                     connection.close(errors.NO_HEARTBEAT, discard=True)
                     return
-                if connection.pinged_at:
-                    # Slow, but alive: the ping stands behind what the client is still taking.
-                    connection.pinged_at = now
+                # Slow, but alive: the ping stands behind what the client is still taking.
+                connection.pinged_at = now
             if now >= connection.ping_at:
                 # None while one is unanswered.
                 if not connection.pinged_at and connection.line.ping():

@@ -32,6 +32,9 @@ from pushserver.server.waiting import Mark, WaitingFrames
 #: the other side has acknowledged (``tcpi_bytes_acked`` of linux/tcp.h).
 TCP_INFO: Final[int | None] = getattr(socket, "TCP_INFO", None)
 ACKNOWLEDGED: Final = slice(120, 128)
+#: Likewise the segments that it has not (``tcpi_unacked``), and how often that was sent again (``tcpi_retransmits``).
+UNACKNOWLEDGED: Final = slice(24, 28)
+SENT_AGAIN: Final = slice(2, 3)
 #: Frames that wait are handed over in pieces of about this size: large enough for one system call to be worth it.
 CHUNK: Final = 65536
 
@@ -123,6 +126,18 @@ class Outbox:
     def counted(self) -> int:
         """Return the bytes of live messages that wait."""
         return 0 if self._waiting is None else self._waiting.counted
+
+    @property
+    def has_vanished(self) -> bool:
+        """Return whether nothing of what was on its way at `watch` was acknowledged: no network leads to the other side
+        any more. False where nobody says."""
+        before, now = self._ahead, progress(self._transport)
+        return before is not None and now is not None and now[0] == before[0] and in_flight(self._transport)
+
+    @property
+    def sent_again(self) -> int:
+        """Return how often the kernel has sent the same again, since nothing is acknowledged. 0 where nobody says."""
+        return _tcp(self._transport, SENT_AGAIN)
 
     @property
     def is_behind(self) -> bool:
@@ -336,10 +351,12 @@ class Outbox:
             self._corked.clear()
 
     def finish(self) -> None:
-        """The transport closes when what it holds is out: give it all that waits, and nothing to the socket past it."""
+        """The transport closes when what it holds is out: nothing more is handed to the socket past it, and of what
+        waits the goodbye alone to it. All of that would be a copy of its own for each connection that ends."""
         self.uncork()
-        while self._waiting:
-            self._transport.write(self._waiting.take())
+        if self._waiting is not None:
+            self._transport.write(self._waiting.last)
+            self._waiting = None
         self.direct_socket = None
         self._route_changed()
 
@@ -367,6 +384,21 @@ def progress(transport: Any) -> tuple[int, int] | None:  # Any: as for `Outbox`
         return int.from_bytes(told[ACKNOWLEDGED], sys.byteorder), untaken
     except (AttributeError, OSError, ValueError):
         return None
+
+
+def in_flight(transport: Any) -> bool:  # Any: as for `Outbox`
+    """Return whether a TCP connection has sent something that is not acknowledged: not where it waits for the other
+    side's room. False where nobody says."""
+    return _tcp(transport, UNACKNOWLEDGED) > 0
+
+
+def _tcp(transport: Any, field: slice) -> int:
+    """Return a number that the kernel has of a TCP connection; 0 where it has none."""
+    try:
+        told: bytes = transport.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, field.stop)
+        return int.from_bytes(told[field], sys.byteorder)
+    except (AttributeError, OSError, ValueError):
+        return 0
 
 
 def _ahead(now: tuple[int, int] | None) -> tuple[int, int] | None:

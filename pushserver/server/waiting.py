@@ -53,6 +53,11 @@ class WaitingFrames:
         """Return the marks of the live messages, in order."""
         return [frame.mark for frame in self._frames if frame.mark is not None]
 
+    @property
+    def last(self) -> bytes:
+        """Return the last frame; empty where none waits."""
+        return self._frames[-1].octets if self._frames else b""
+
     def append(self, octets: bytes, mark: Mark | None) -> None:
         """Let a frame wait behind all others."""
         frame = _Frame(octets, mark)

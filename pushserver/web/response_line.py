@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from twisted.web.server import Request
 
+from pushserver.core import errors
 from pushserver.core.errors import Close
 from pushserver.core.operations import Notice
 from pushserver.core.protocol import Dialect, Session
 from pushserver.server.connection import Connection, Peer
+from pushserver.server.heartbeat import AT_WILL
 from pushserver.server.inbound import Inbound
 from pushserver.server.outbox import Outbox
 from pushserver.server.waiting import Mark
@@ -132,31 +134,36 @@ class ResponseLine:
         """The request itself showed the token."""
 
     def ping(self) -> bool:
+        # Nobody answers on a stream.
         outbox = self.outbox
-        if not outbox.stalled:
+        if outbox.stalled:
+            # Whoever takes nothing of what waits for it is gone.
+            outbox.watch()
+            outbox.drained().addCallback(self._reads)
+            return True
+        if outbox.has_vanished:
+            self.connection.close(errors.NO_HEARTBEAT, discard=True)
+        else:
             outbox.write(self.connection.dialect.ping())
-        # Nobody answers on a stream: whoever takes nothing of what it was sent is gone.
-        outbox.watch()
-        return outbox.stalled or outbox.is_behind
+            outbox.watch()
+        return False
+
+    def _reads(self, _: None) -> None:
+        self.connection.pinged_at = 0
 
     def moves(self) -> bool:
-        outbox = self.outbox
-        moves = outbox.moves()
-        if moves and not (outbox.stalled or outbox.is_behind):
-            # It has all of it, which is its answer.
-            self.connection.pinged_at = 0
-        return moves
+        return self.outbox.moves()
 
     def hang_up(self, close: Close, discard: bool) -> None:
         if discard or self.body.cut:
             self.outbox.discard()
             self.body.cut = False
-        self.outbox.write(self._farewell(self.connection.dialect.close(close)))
         self.outbox.watch()
+        self.outbox.write(self._farewell(self.connection.dialect.close(close)))
         self.code = close.code
         self.inbound.end()
         self._context.rooms.requests.leave(self.connection)
-        self._context.rooms.heartbeat.closing(self.connection)
+        self._context.rooms.heartbeat.closing(self.connection, close not in AT_WILL)
         self.outbox.drained().addCallback(lambda _: self._finish())
 
     def _finish(self) -> None:

@@ -19,6 +19,7 @@ from pushserver.core.operations import Notice
 from pushserver.core.protocol import ClientProtocol, Endpoint
 from pushserver.protocols import rfc6455
 from pushserver.server.connection import Connection, Peer
+from pushserver.server.heartbeat import AT_WILL
 from pushserver.server.inbound import Inbound
 from pushserver.server.outbox import Outbox, no_delay
 from pushserver.server.waiting import Mark
@@ -252,13 +253,11 @@ class WebSocketDoor(AutobahnReader):
             connection.closing = close
             self._goodbye(connection)
 
-    def _goodbye(self, connection: Connection) -> None:
+    def _goodbye(self, connection: Connection, patient: bool = False) -> None:
         if self._inbound is not None:
             self._inbound.end()
-        if self._outbox is not None:
-            self._outbox.watch()
         self._factory.context.rooms.requests.leave(connection)
-        self._factory.context.rooms.heartbeat.closing(connection)
+        self._factory.context.rooms.heartbeat.closing(connection, patient)
 
     # -- out ----------------------------------------------------------------------------------------------------------
 
@@ -296,14 +295,16 @@ class WebSocketDoor(AutobahnReader):
         return self._outbox is not None and self._outbox.moves()
 
     def hang_up(self, close: Close, discard: bool) -> None:
-        connection = self.connection
-        if discard and self._outbox is not None:
-            self._outbox.discard()
+        connection, patient = self.connection, close not in AT_WILL
+        if self._outbox is not None:
+            if discard:
+                self._outbox.discard()
+            self._outbox.watch()
         if connection is not None:
             close = connection.dialect.close(close)
         self.close_with(close.code, close.reason)
         if connection is not None:
-            self._goodbye(connection)
+            self._goodbye(connection, patient)
 
     def abort(self) -> None:
         self.transport.abortConnection()

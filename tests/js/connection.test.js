@@ -344,22 +344,39 @@ test('a long answer on a slow way is waited for, longer on each link, and asked 
 
 test('a long answer to the sign-in is waited for likewise, also where the server waits less for a token', async () => {
   const r = rig(createClient);
-  r.client.connect();
-  const [first] = r.Socket.all;
-  first.open();
-  while (r.Socket.all.length < 2) await r.clock.advance(100);
+  const next = async (known) => {
+    while (r.socket() === known) await r.clock.advance(100);
+    r.socket().open();
+    return r.socket();
+  };
+  (await r.connect()).drop();
+  const first = await next(r.Socket.all[0]);
+  const second = await next(first);
   assert.ok(first.closed);
-  const second = r.socket();
-  second.open();
   await r.clock.advance(15000);
   assert.ok(!second.closed);
   second.drop(3502);
   await r.clock.advance(12000);
-  assert.equal(r.Socket.all.length, 3);
+  assert.equal(r.Socket.all.length, 4);
   await r.welcome();
   assert.equal(r.client.getState().isConnected, true);
   r.socket().drop(3502);
   assert.equal(r.client.getState().connectionState, 'closed');
+});
+
+test('where nothing ever came nothing is waited for longer', async () => {
+  const r = rig(createClient);
+  r.client.connect();
+  for (const number of [1, 2, 3]) {
+    r.socket().open();
+    const began = r.clock.time;
+    while (r.Socket.all.length === number) await r.clock.advance(100);
+    assert.ok(r.Socket.all[number - 1].closed);
+    assert.ok(r.clock.time - began < 10000 + 2500 + 30000);
+  }
+  r.socket().open();
+  await r.clock.advance(12600);
+  assert.ok(r.Socket.all[3].closed);
 });
 
 test('any message is a sign of life', async () => {

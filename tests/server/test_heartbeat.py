@@ -16,7 +16,7 @@ from pushserver.core.protocol import Dialect
 from pushserver.protocols.native.framing import Plain
 from pushserver.server.clock import Clock
 from pushserver.server.connection import Connection, Peer
-from pushserver.server.heartbeat import Heartbeat, Wheel
+from pushserver.server.heartbeat import AT_WILL, Heartbeat, Wheel
 from pushserver.server.outbox import Outbox, Policy
 from pushserver.server.stats import Counters
 from tests.conftest import LoggedErrors
@@ -48,9 +48,9 @@ class Line:
     def moves(self) -> bool:
         return self.moving
 
-    def hang_up(self, close: object, discard: bool) -> None:
+    def hang_up(self, close: Any, discard: bool) -> None:
         self.ended = close
-        self.heartbeat.closing(self.connection)
+        self.heartbeat.closing(self.connection, close not in AT_WILL)
 
     def abort(self) -> None:
         self.aborted = True
@@ -153,10 +153,14 @@ def test_a_slow_peer_that_still_takes_what_waits_is_alive(world: World) -> None:
 def test_a_goodbye_waits_for_who_still_takes_what_stands_before_it(world: World) -> None:
     quick, slow, endless = (world.connection() for _ in range(3))
     slow.moving = endless.moving = True
+    at_will = world.connection()
+    at_will.moving = True
+    at_will.connection.close(errors.TOO_MANY_REQUESTS)
     for line in (quick, slow, endless):
-        line.connection.close(errors.EXPIRED)
+        line.connection.close(errors.DISCONNECTED)
     world.run(2.5)
     assert [line.aborted for line in (quick, slow, endless)] == [True, False, False]
+    assert at_will.aborted, "who can bring this about at will holds nothing by it"
     world.run(20)
     assert not slow.aborted
     slow.moving = False
@@ -172,7 +176,7 @@ def test_who_has_not_taken_all_has_longer_for_leaving_a_node_that_is_left(
     monkeypatch.setattr(Outbox, "is_behind", True)
     left, kicked = world.connection(), world.connection()
     left.connection.close(errors.SHUTDOWN)
-    kicked.connection.close(errors.EXPIRED)
+    kicked.connection.close(errors.DISCONNECTED)
     world.run(29)
     assert (left.aborted, kicked.aborted) == (False, True)
     world.run(2)

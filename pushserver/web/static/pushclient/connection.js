@@ -17,7 +17,7 @@ import { createWatchdog } from './watchdog.js';
 const NO_PUSH = /^(auth_success|auth_failed|pong|error)$/;
 const PROBE_AFTER_WAKE = 5000;
 /** How many times as long an answer is waited for at most. */
-const MAX_PATIENCE = 16;
+const MAX_PATIENCE = 4;
 /** Attempts that the page's events bring forward lie so far apart. */
 const HURRY = 3000;
 
@@ -71,6 +71,8 @@ export function createConnection(options, env, store, events) {
    * comes. It may have been long and the way slow, which a page does not see before all of it is there.
    */
   let patience = 1;
+  /** Whether anything ever came on a WebSocket here: where nothing does, it is blocked and not slow. */
+  let wasHeard = false;
 
   const storage = createStorage(env, url);
   /** Whether an event stream came through lately where no WebSocket did; what a worker cannot remember its tabs do. */
@@ -101,11 +103,12 @@ export function createConnection(options, env, store, events) {
       return user;
     },
     ask(type, data, reply, failed) {
-      const answered = (value) => {
-        patience = 1;
-        reply(value);
+      // Also a refusal is an answer; what is none says that it came too late, or that there is no link.
+      const answered = (act) => (value) => {
+        if (value && value.code !== 'TIMEOUT') patience = 1;
+        act(value);
       };
-      outbox.ask(type, data, answered, failed);
+      outbox.ask(type, data, answered(reply), answered(failed));
     },
     emit,
     dispatch: (push) => events.dispatch(push, subscriptions.handlers(push.channel)),
@@ -440,6 +443,7 @@ export function createConnection(options, env, store, events) {
       storage.remove('blocked');
     }
     given.received = true;
+    wasHeard ||= given.kind === 'websocket';
     const { type, id, channel, offset } = message;
     const data = message.data ?? {};
     debug('receive', { type, id, channel, offset });
@@ -466,7 +470,7 @@ export function createConnection(options, env, store, events) {
     if (!given.probe) {
       if (since(given.receivedAt) >= interval) probe(given, timeout * patience);
     } else if (since(given.probe.at) >= given.probe.within) {
-      if (given.ready ? outbox.isAsking : given.signing) patience = Math.min(2 * patience, MAX_PATIENCE);
+      if (given.ready ? outbox.isAsking : given.signing && wasHeard) patience = Math.min(2 * patience, MAX_PATIENCE);
       refused(given, new PushError('TIMEOUT', 'no answer from the server'));
     }
   };
