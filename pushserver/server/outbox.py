@@ -392,7 +392,7 @@ def in_flight(transport: Any) -> bool:  # Any: as for `Outbox`
     return _tcp(transport, UNACKNOWLEDGED) > 0
 
 
-def _tcp(transport: Any, field: slice) -> int:
+def _tcp(transport: Any, field: slice) -> int:  # Any: as for `Outbox`
     """Return a number that the kernel has of a TCP connection; 0 where it has none."""
     try:
         told: bytes = transport.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, field.stop)
