@@ -28,11 +28,10 @@ from zope.interface import implementer
 
 from pushserver.server.waiting import Mark, WaitingFrames
 
-#: What tells of a TCP connection, None where the system has no such thing; and where Linux says in it how many bytes
-#: the other side has acknowledged (``tcpi_bytes_acked`` of linux/tcp.h).
-TCP_INFO: Final[int | None] = getattr(socket, "TCP_INFO", None)
+#: Where Linux says of a TCP connection (``TCP_INFO``, linux/tcp.h) how many bytes the other side has acknowledged
+#: (``tcpi_bytes_acked``), how many segments it has not (``tcpi_unacked``), and how often that was sent again
+#: (``tcpi_retransmits``).
 ACKNOWLEDGED: Final = slice(120, 128)
-#: Likewise the segments that it has not (``tcpi_unacked``), and how often that was sent again (``tcpi_retransmits``).
 UNACKNOWLEDGED: Final = slice(24, 28)
 SENT_AGAIN: Final = slice(2, 3)
 #: Frames that wait are handed over in pieces of about this size: large enough for one system call to be worth it.
@@ -137,7 +136,7 @@ class Outbox:
     @property
     def sent_again(self) -> int:
         """Return how often the kernel has sent the same again, since nothing is acknowledged. 0 where nobody says."""
-        return _tcp(self._transport, SENT_AGAIN)
+        return _of_tcp(self._transport, SENT_AGAIN) or 0
 
     @property
     def is_behind(self) -> bool:
@@ -378,27 +377,25 @@ def progress(transport: Any) -> tuple[int, int] | None:  # Any: as for `Outbox`
     try:
         fcntl.ioctl(transport.fileno(), termios.TIOCOUTQ, size)
         untaken = size[0] + int(transport._tempDataLen) + len(transport.dataBuffer) - int(transport.offset)
-        if not untaken or TCP_INFO is None or transport.socket.family == socket.AF_UNIX:
-            return -untaken, untaken
-        told = transport.socket.getsockopt(socket.IPPROTO_TCP, TCP_INFO, ACKNOWLEDGED.stop)
-        return int.from_bytes(told[ACKNOWLEDGED], sys.byteorder), untaken
     except (AttributeError, OSError, ValueError):
         return None
+    acknowledged = _of_tcp(transport, ACKNOWLEDGED) if untaken else None
+    return -untaken if acknowledged is None else acknowledged, untaken
 
 
 def in_flight(transport: Any) -> bool:  # Any: as for `Outbox`
     """Return whether a TCP connection has sent something that is not acknowledged: not where it waits for the other
     side's room. False where nobody says."""
-    return _tcp(transport, UNACKNOWLEDGED) > 0
+    return bool(_of_tcp(transport, UNACKNOWLEDGED))
 
 
-def _tcp(transport: Any, field: slice) -> int:  # Any: as for `Outbox`
-    """Return a number that the kernel has of a TCP connection; 0 where it has none."""
+def _of_tcp(transport: Any, field: slice) -> int | None:  # Any: as for `Outbox`
+    """Return a number that the kernel has of a TCP connection; None of what is none, and on another system."""
     try:
         told: bytes = transport.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, field.stop)
-        return int.from_bytes(told[field], sys.byteorder)
     except (AttributeError, OSError, ValueError):
-        return 0
+        return None
+    return int.from_bytes(told[field], sys.byteorder)
 
 
 def _ahead(now: tuple[int, int] | None) -> tuple[int, int] | None:

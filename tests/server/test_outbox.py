@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -345,17 +346,26 @@ def test_a_drained_socket_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not wire.outbox.moves()
 
 
-@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
-def test_a_long_frame_moves_while_the_other_side_takes_of_it(family: socket.AddressFamily) -> None:
+@contextmanager
+def narrow_pair(family: socket.AddressFamily) -> Iterator[tuple[Any, Outbox, socket.socket]]:
+    """A transport with an outbox, and the other side, whose kernel takes little by itself."""
     with socket.socket(family) as listener, socket.socket(family) as reader:
         listener.bind(("127.0.0.1", 0) if family is socket.AF_INET else "")
         listener.listen()
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.settimeout(20)
         reader.connect(listener.getsockname())
         ours, _ = listener.accept()
-        transport = tcp.Connection(ours, Protocol(), Reactor())
-        transport.connected = 1
-        outbox = Outbox(transport, 1 << 20, Policy.DISCONNECT)
+        with ours:
+            ours.setblocking(False)
+            transport = tcp.Connection(ours, Protocol(), Reactor())
+            transport.connected = 1
+            yield transport, Outbox(transport, 1 << 20, Policy.DISCONNECT), reader
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+def test_a_long_frame_moves_while_the_other_side_takes_of_it(family: socket.AddressFamily) -> None:
+    with narrow_pair(family) as (transport, outbox, reader):
         outbox.write(b"x" * (16 << 20))
         assert outbox.stalled
         outbox.watch()
@@ -373,23 +383,12 @@ def test_a_long_frame_moves_while_the_other_side_takes_of_it(family: socket.Addr
         outbox.watch()
         outbox._ahead = None
         assert outbox.moves()
-        ours.close()
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
 def test_what_the_kernel_still_holds_moves_while_the_other_side_takes_of_it(family: socket.AddressFamily) -> None:
-    with socket.socket(family) as listener, socket.socket(family) as reader:
-        listener.bind(("127.0.0.1", 0) if family is socket.AF_INET else "")
-        listener.listen()
-        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        reader.connect(listener.getsockname())
-        reader.settimeout(20)
-        ours, _ = listener.accept()
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        ours.setblocking(False)
-        transport = tcp.Connection(ours, Protocol(), Reactor())
-        transport.connected = 1
-        outbox = Outbox(transport, 1 << 20, Policy.DISCONNECT)
+    with narrow_pair(family) as (transport, outbox, reader):
+        transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         for _ in range(40):
             outbox.write(b"x" * 1_000)
         assert not outbox.stalled
@@ -397,6 +396,10 @@ def test_what_the_kernel_still_holds_moves_while_the_other_side_takes_of_it(fami
         while outbox.moves():
             # What the other side's kernel takes by itself.
             pass
+        # Who has no room for more has acknowledged all that was sent: nobody takes it for gone.
+        outbox.watch()
+        wait_until(lambda: not outbox_module.in_flight(transport))
+        assert (outbox.is_behind, outbox.has_vanished, outbox.sent_again) == (True, False, 0)
         for _ in range(5):
             taken = 0
             while taken < 5_000:
@@ -412,7 +415,6 @@ def test_what_the_kernel_still_holds_moves_while_the_other_side_takes_of_it(fami
         wait_until(outbox.moves)
         # All that was there before is taken. Nobody waits for what came behind it.
         assert not outbox.moves()
-        ours.close()
 
 
 def test_what_is_no_socket_does_not_say_what_was_taken() -> None:
